@@ -1,0 +1,95 @@
+/*
+ * whorl/io.h: the ring's operations as calls that read like their POSIX namesakes.
+ *
+ * Each call here, unless it says otherwise:
+ *   - may park the coroutine, never the thread;
+ *   - must be made on a coroutine (elsewhere it aborts with a message);
+ *   - borrows the descriptor and the memory it is given until it returns, and not a moment longer:
+ *     it returns only after the kernel has let go of them, also when it was cancelled;
+ *   - returns what its namesake returns, or -errno with the namesake's errors, and
+ *       -ETIMEDOUT   the ambient deadline passed (whorl/time.h) before anything was achieved
+ *       -ECANCELED   the coroutine was cancelled before anything was achieved
+ *       -EBADF       also: another coroutine closed the descriptor meanwhile
+ *     A call whose deadline had passed, or whose coroutine was cancelled, before it began touches
+ *     nothing. A result that arrived beats deadline and cancel.
+ *
+ * Descriptors may be blocking or not: a call parks where a non-blocking one would say EAGAIN,
+ * unless MSG_DONTWAIT is among its flags. At most 0x7ffff000 bytes move in a call, as in the system
+ * calls.
+ */
+#ifndef WHORL_IO_H
+#define WHORL_IO_H
+
+#include <whorl/types.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+WH_BEGIN_DECLS
+
+struct statx;
+
+/* read(2), write(2): at the file's own position, which two concurrent calls share. */
+WH_API ssize_t wh_read(wh_fd fd, void *buf, size_t len);
+WH_API ssize_t wh_write(wh_fd fd, const void *buf, size_t len);
+WH_API ssize_t wh_readv(wh_fd fd, const struct iovec *iov, int count);
+WH_API ssize_t wh_writev(wh_fd fd, const struct iovec *iov, int count);
+
+/* pread(2), pwrite(2), preadv(2), pwritev(2): at an offset, which must be >= 0 (else -EINVAL). */
+WH_API ssize_t wh_pread(wh_fd fd, void *buf, size_t len, int64_t offset);
+WH_API ssize_t wh_pwrite(wh_fd fd, const void *buf, size_t len, int64_t offset);
+WH_API ssize_t wh_preadv(wh_fd fd, const struct iovec *iov, int count, int64_t offset);
+WH_API ssize_t wh_pwritev(wh_fd fd, const struct iovec *iov, int count, int64_t offset);
+
+/* recv(2), send(2), recvmsg(2), sendmsg(2). No send raises SIGPIPE: the answer is -EPIPE. */
+WH_API ssize_t wh_recv(wh_fd fd, void *buf, size_t len, int flags);
+WH_API ssize_t wh_send(wh_fd fd, const void *buf, size_t len, int flags);
+WH_API ssize_t wh_recvmsg(wh_fd fd, struct msghdr *msg, int flags);
+WH_API ssize_t wh_sendmsg(wh_fd fd, const struct msghdr *msg, int flags);
+
+/*
+ * Sends, or writes, all of it, in as many calls as that takes. Returns len; or -errno, and then an
+ * unknown part has gone (use wh_send or wh_write to know how much). A stream that failed so can
+ * only be closed.
+ */
+WH_API ssize_t wh_send_all(wh_fd fd, const void *buf, size_t len);
+WH_API ssize_t wh_write_all(wh_fd fd, const void *buf, size_t len);
+
+/*
+ * accept4(2). wh_accept: no address, and the descriptor is close-on-exec. A connection that was
+ * accepted is always returned, whatever else happened. The caller owns the descriptor.
+ */
+WH_API wh_fd wh_accept(wh_fd listener);
+WH_API wh_fd wh_accept4(wh_fd listener, struct sockaddr *addr, socklen_t *addr_len, int flags);
+
+/* connect(2). After -ETIMEDOUT or -ECANCELED the socket may be connected or not: close it. */
+WH_API int wh_connect(wh_fd fd, const struct sockaddr *addr, socklen_t addr_len);
+
+/* shutdown(2). */
+WH_API int wh_shutdown(wh_fd fd, int how);
+
+/*
+ * close(2). Operations of this run's other coroutines that are in flight on fd end with -EBADF
+ * first, so that the peer of a socket sees its end now. Obeys neither deadline nor cancel: the
+ * descriptor is always given back, whatever is returned.
+ */
+WH_API int wh_close(wh_fd fd);
+
+/* openat(2), with O_CLOEXEC added. The caller owns the descriptor. */
+WH_API wh_fd wh_openat(wh_fd dir, const char *path, int flags, mode_t mode);
+
+/* fsync(2), fdatasync(2). */
+WH_API int wh_fsync(wh_fd fd);
+WH_API int wh_fdatasync(wh_fd fd);
+
+/* statx(2). */
+WH_API int wh_statx(wh_fd dir, const char *path, int flags, unsigned mask, struct statx *ret_stat);
+
+/*
+ * Waits until fd is ready for one of the poll(2) events (POLLIN, POLLOUT...). Returns the events
+ * that hold, which may include POLLERR and POLLHUP unasked.
+ */
+WH_API int wh_poll(wh_fd fd, short events);
+
+WH_END_DECLS
+
+#endif

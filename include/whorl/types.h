@@ -1,0 +1,47 @@
+/*
+ * whorl/types.h: the words every other header uses.
+ *
+ * Errors: every call of whorl returns a value >= 0, or -errno. `errno` itself is never touched.
+ * Time: absolute times are nanoseconds of CLOCK_MONOTONIC; durations are nanoseconds.
+ * "May park" in a comment: the call may let other coroutines run before it returns. What does not
+ * say so never does.
+ */
+#ifndef WHORL_TYPES_H
+#define WHORL_TYPES_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#if !defined(__GNUC__)
+#error "whorl needs GCC 12 or Clang 14 (statement expressions and the cleanup attribute)"
+#endif
+
+#ifdef __cplusplus
+#define WH_BEGIN_DECLS extern "C" {
+#define WH_END_DECLS   }
+#else
+#define WH_BEGIN_DECLS
+#define WH_END_DECLS
+#endif
+
+#define WH_API        __attribute__((visibility("default")))
+#define WH_MUST_CHECK __attribute__((warn_unused_result))
+
+/* A descriptor: the plain int that the kernel gave. */
+typedef int wh_fd;
+
+/* A coroutine. Opaque; see whorl/coro.h for who owns one. */
+typedef struct wh_coro wh_coro;
+
+#define WH_NANOSECOND  INT64_C(1)
+#define WH_MICROSECOND INT64_C(1000)
+#define WH_MILLISECOND INT64_C(1000000)
+#define WH_SECOND      INT64_C(1000000000)
+#define WH_MINUTE      (60 * WH_SECOND)
+#define WH_HOUR        (60 * WH_MINUTE)
+
+/* The absolute time that never comes: no deadline. */
+#define WH_NEVER INT64_MAX
+
+#endif

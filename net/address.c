@@ -1,0 +1,77 @@
+#include "net/address.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Splits "[HOST]:PORT" or "HOST:PORT" at the last colon. */
+static int split(const char *text, char *host, size_t host_size, const char **ret_port)
+{
+    const char *colon = strrchr(text, ':');
+    if (!colon || !colon[1])
+        return -EINVAL;
+    const char *end = colon;
+    if (*text == '[') {
+        if (end == text + 1 || end[-1] != ']')
+            return -EINVAL;
+        text++;
+        end--;
+    } else if (memchr(text, ':', (size_t)(end - text))) {
+        return -EINVAL; /* an IPv6 address without its brackets */
+    }
+    int n = snprintf(host, host_size, "%.*s", (int)(end - text), text);
+    if (n < 0 || (size_t)n >= host_size)
+        return -EINVAL;
+    *ret_port = colon + 1;
+    return 0;
+}
+
+int address_tcp(const char *text, struct address *ret_address)
+{
+    char host[128];
+    const char *port;
+    if (!text || split(text, host, sizeof host, &port) < 0)
+        return -EINVAL;
+    if (strlen(port) > 5 || strspn(port, "0123456789") != strlen(port))
+        return -EINVAL; /* getaddrinfo would take "80 " and 65536 */
+    unsigned number = 0;
+    sscanf(port, "%u", &number);
+    if (number > 65535)
+        return -EINVAL;
+
+    struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE,
+                             .ai_socktype = SOCK_STREAM};
+    const char *name = !strcmp(host, "localhost") ? "127.0.0.1" : host;
+    if (!*name && *text != '[') {
+        name = NULL; /* every address: IPv6 takes IPv4 too, where there is IPv6 */
+        hints.ai_family = AF_INET6;
+    }
+    struct addrinfo *found;
+    if (getaddrinfo(name, port, &hints, &found) != 0)
+        return -EINVAL;
+    memset(ret_address, 0, sizeof *ret_address);
+    memcpy(&ret_address->storage, found->ai_addr, found->ai_addrlen);
+    ret_address->len = found->ai_addrlen;
+    freeaddrinfo(found);
+    return 0;
+}
+
+int address_unix(const char *path, struct address *ret_address)
+{
+    size_t len = path ? strlen(path) : 0;
+    if (!len)
+        return -EINVAL;
+    if (len >= sizeof ret_address->un.sun_path)
+        return -ENAMETOOLONG;
+    memset(ret_address, 0, sizeof *ret_address);
+    ret_address->un.sun_family = AF_UNIX;
+    memcpy(ret_address->un.sun_path, path, len);
+    ret_address->len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len);
+    if (*path == '@')
+        ret_address->un.sun_path[0] = 0; /* abstract: no terminator, the length counts */
+    else
+        ret_address->len++;
+    return 0;
+}

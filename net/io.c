@@ -1,0 +1,204 @@
+/*
+ * io.c: the operations of the ring as calls (whorl/io.h). Each fills the operation in the
+ * coroutine's descriptor and waits; what the fields mean for each operation is in its row of
+ * op_table.
+ */
+#include "sched/sched.h"
+
+#include <whorl/io.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
+
+/* The kernel moves no more than this in a call, and a length of the ring is 32 bits wide. */
+#define LEN_MAX ((size_t)0x7ffff000)
+
+/* An offset that says "the file's own position". */
+#define AT_POSITION UINT64_MAX
+
+static inline uint64_t word(const void *pointer)
+{
+    return (uint64_t)(uintptr_t)pointer;
+}
+
+static inline uint32_t clamp(size_t len)
+{
+    return (uint32_t)(len < LEN_MAX ? len : LEN_MAX);
+}
+
+#define AWAIT(call, call_flags, ...)     \
+    wh_coro *self = self_or_panic(call); \
+    self->op = (struct op){__VA_ARGS__}; \
+    return op_await(self, call_flags)
+
+ssize_t wh_read(wh_fd fd, void *buf, size_t len)
+{
+    AWAIT("wh_read", 0, .code = OP_READ, .fd = fd, .addr = word(buf), .len = clamp(len),
+          .off = AT_POSITION);
+}
+
+ssize_t wh_write(wh_fd fd, const void *buf, size_t len)
+{
+    AWAIT("wh_write", 0, .code = OP_WRITE, .fd = fd, .addr = word(buf), .len = clamp(len),
+          .off = AT_POSITION);
+}
+
+ssize_t wh_pread(wh_fd fd, void *buf, size_t len, int64_t offset)
+{
+    if (offset < 0)
+        return -EINVAL;
+    AWAIT("wh_pread", 0, .code = OP_READ, .fd = fd, .addr = word(buf), .len = clamp(len),
+          .off = (uint64_t)offset);
+}
+
+ssize_t wh_pwrite(wh_fd fd, const void *buf, size_t len, int64_t offset)
+{
+    if (offset < 0)
+        return -EINVAL;
+    AWAIT("wh_pwrite", 0, .code = OP_WRITE, .fd = fd, .addr = word(buf), .len = clamp(len),
+          .off = (uint64_t)offset);
+}
+
+static ssize_t vector(const char *call, enum op_code code, wh_fd fd, const struct iovec *iov,
+                      int count, uint64_t offset)
+{
+    if (count < 0)
+        return -EINVAL;
+    wh_coro *self = self_or_panic(call);
+    self->op = (struct op){
+        .code = (uint8_t)code, .fd = fd, .addr = word(iov), .len = (uint32_t)count, .off = offset};
+    return op_await(self, 0);
+}
+
+ssize_t wh_readv(wh_fd fd, const struct iovec *iov, int count)
+{
+    return vector("wh_readv", OP_READV, fd, iov, count, AT_POSITION);
+}
+
+ssize_t wh_writev(wh_fd fd, const struct iovec *iov, int count)
+{
+    return vector("wh_writev", OP_WRITEV, fd, iov, count, AT_POSITION);
+}
+
+ssize_t wh_preadv(wh_fd fd, const struct iovec *iov, int count, int64_t offset)
+{
+    return offset < 0 ? -EINVAL : vector("wh_preadv", OP_READV, fd, iov, count, (uint64_t)offset);
+}
+
+ssize_t wh_pwritev(wh_fd fd, const struct iovec *iov, int count, int64_t offset)
+{
+    return offset < 0 ? -EINVAL : vector("wh_pwritev", OP_WRITEV, fd, iov, count, (uint64_t)offset);
+}
+
+ssize_t wh_recv(wh_fd fd, void *buf, size_t len, int flags)
+{
+    AWAIT("wh_recv", flags, .code = OP_RECV, .fd = fd, .addr = word(buf), .len = clamp(len),
+          .flags = (uint32_t)flags);
+}
+
+ssize_t wh_send(wh_fd fd, const void *buf, size_t len, int flags)
+{
+    AWAIT("wh_send", flags, .code = OP_SEND, .fd = fd, .addr = word(buf), .len = clamp(len),
+          .flags = (uint32_t)(flags | MSG_NOSIGNAL));
+}
+
+ssize_t wh_recvmsg(wh_fd fd, struct msghdr *msg, int flags)
+{
+    AWAIT("wh_recvmsg", flags, .code = OP_RECVMSG, .fd = fd, .addr = word(msg), .len = 1,
+          .flags = (uint32_t)flags);
+}
+
+ssize_t wh_sendmsg(wh_fd fd, const struct msghdr *msg, int flags)
+{
+    AWAIT("wh_sendmsg", flags, .code = OP_SENDMSG, .fd = fd, .addr = word(msg), .len = 1,
+          .flags = (uint32_t)(flags | MSG_NOSIGNAL));
+}
+
+ssize_t wh_send_all(wh_fd fd, const void *buf, size_t len)
+{
+    for (size_t sent = 0; sent < len;) {
+        ssize_t n = wh_send(fd, (const char *)buf + sent, len - sent, 0);
+        if (n < 0)
+            return n;
+        sent += (size_t)n;
+    }
+    return (ssize_t)len;
+}
+
+ssize_t wh_write_all(wh_fd fd, const void *buf, size_t len)
+{
+    for (size_t written = 0; written < len;) {
+        ssize_t n = wh_write(fd, (const char *)buf + written, len - written);
+        if (n < 0)
+            return n;
+        if (n == 0)
+            return -EIO; /* a device that takes nothing and says nothing */
+        written += (size_t)n;
+    }
+    return (ssize_t)len;
+}
+
+wh_fd wh_accept4(wh_fd listener, struct sockaddr *addr, socklen_t *addr_len, int flags)
+{
+    AWAIT("wh_accept4", 0, .code = OP_ACCEPT, .fd = listener, .addr = word(addr),
+          .off = word(addr_len), .flags = (uint32_t)flags);
+}
+
+wh_fd wh_accept(wh_fd listener)
+{
+    AWAIT("wh_accept", 0, .code = OP_ACCEPT, .fd = listener, .flags = SOCK_CLOEXEC);
+}
+
+int wh_connect(wh_fd fd, const struct sockaddr *addr, socklen_t addr_len)
+{
+    AWAIT("wh_connect", 0, .code = OP_CONNECT, .fd = fd, .addr = word(addr), .off = addr_len);
+}
+
+int wh_shutdown(wh_fd fd, int how)
+{
+    AWAIT("wh_shutdown", 0, .code = OP_SHUTDOWN, .fd = fd, .len = (uint32_t)how);
+}
+
+int wh_close(wh_fd fd)
+{
+    wh_coro *self = self_or_panic("wh_close");
+    struct worker *w = self->worker;
+    if (fd < 0)
+        return -EBADF;
+    /* Beyond the table it is not known whether anything is in flight. */
+    if ((size_t)fd >= w->fd_ops_count || w->fd_ops[fd]) {
+        self->op = (struct op){.code = OP_CANCEL_FD, .fd = fd};
+        op_await_shielded(self);
+    }
+    self->op = (struct op){.code = OP_CLOSE, .fd = fd};
+    return op_await_shielded(self);
+}
+
+wh_fd wh_openat(wh_fd dir, const char *path, int flags, mode_t mode)
+{
+    AWAIT("wh_openat", 0, .code = OP_OPENAT, .fd = dir, .addr = word(path), .len = mode,
+          .flags = (uint32_t)(flags | O_CLOEXEC));
+}
+
+int wh_fsync(wh_fd fd)
+{
+    AWAIT("wh_fsync", 0, .code = OP_FSYNC, .fd = fd);
+}
+
+int wh_fdatasync(wh_fd fd)
+{
+    AWAIT("wh_fdatasync", 0, .code = OP_FDATASYNC, .fd = fd);
+}
+
+int wh_statx(wh_fd dir, const char *path, int flags, unsigned mask, struct statx *ret_stat)
+{
+    AWAIT("wh_statx", 0, .code = OP_STATX, .fd = dir, .addr = word(path), .len = mask,
+          .off = word(ret_stat), .flags = (uint32_t)flags);
+}
+
+int wh_poll(wh_fd fd, short events)
+{
+    AWAIT("wh_poll", 0, .code = OP_POLL, .fd = fd, .flags = (uint16_t)events);
+}

@@ -1,0 +1,375 @@
+/*
+ * coro.c: the life of a coroutine: started, run, joined.
+ *
+ * Descriptors come from a slab: chunks of 64 KiB cut into descriptors, last-in first-out. A chunk
+ * stays until the run ends, so that all descriptors can be visited without a list through them.
+ *
+ * A started coroutine has a stack reserved but not taken (stacks.h): it takes the warmest one when
+ * it first runs, and when it ends its stack is at once the next one's to take, while it is still
+ * running on it for the last few instructions. That is safe because taking writes nothing to the
+ * stack, and the next coroutine begins at the top after the switch, which the ended one never comes
+ * back from.
+ */
+#include "sched/sched.h"
+
+#include <whorl/stats.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { CHUNK_BYTES = 64 * 1024 };
+
+struct slab_chunk {
+    struct slab_chunk *next;
+    wh_coro coro[];
+};
+
+#define CHUNK_COROS ((CHUNK_BYTES - sizeof(struct slab_chunk)) / sizeof(wh_coro))
+
+/* ---- Descriptors ---- */
+
+COLD static bool slab_grow(struct worker *w)
+{
+    struct slab_chunk *chunk = mem_alloc_aligned(CHUNK_BYTES, 64);
+    if (!chunk)
+        return false;
+    chunk->next = w->slab_chunks;
+    w->slab_chunks = chunk;
+    for (size_t i = CHUNK_COROS; i-- > 0;) {
+        chunk->coro[i].state = CORO_FREE;
+        chunk->coro[i].next = w->slab_free;
+        w->slab_free = &chunk->coro[i];
+    }
+    return true;
+}
+
+static inline wh_coro *slab_take(struct worker *w)
+{
+    if (unlikely(!w->slab_free) && !slab_grow(w))
+        return NULL;
+    wh_coro *coro = w->slab_free;
+    wh_assert(coro->state == CORO_FREE);
+    w->slab_free = coro->next;
+    return coro;
+}
+
+static inline void slab_give(struct worker *w, wh_coro *coro)
+{
+    coro->state = CORO_FREE;
+    coro->next = w->slab_free;
+    w->slab_free = coro;
+}
+
+void coro_slab_finish(struct worker *w)
+{
+    while (w->slab_chunks) {
+        struct slab_chunk *chunk = w->slab_chunks;
+        w->slab_chunks = chunk->next;
+        for (size_t i = 0; i < CHUNK_COROS; i++)
+            if (chunk->coro[i].state != CORO_FREE)
+                mem_free(chunk->coro[i].extra);
+        mem_free(chunk);
+    }
+}
+
+void coro_visit(struct worker *w, void (*visit)(wh_coro *coro, void *arg), void *arg)
+{
+    for (struct slab_chunk *chunk = w->slab_chunks; chunk; chunk = chunk->next)
+        for (size_t i = 0; i < CHUNK_COROS; i++) {
+            wh_coro *coro = &chunk->coro[i];
+            if (coro->state != CORO_FREE && coro->state != CORO_DEAD)
+                visit(coro, arg);
+        }
+}
+
+/* ---- Sites ---- */
+
+static struct wh_site *sites; /* any thread, atomic: pushed to, never popped */
+
+COLD static void site_list(struct wh_site *site)
+{
+    if (__atomic_exchange_n(&site->listed, 1, __ATOMIC_RELAXED))
+        return;
+    site->next = __atomic_load_n(&sites, __ATOMIC_RELAXED);
+    /* release: pairs with the acquire in wh_sites_visit() */
+    while (!__atomic_compare_exchange_n(&sites, &site->next, site, true, __ATOMIC_RELEASE,
+                                        __ATOMIC_RELAXED))
+        ;
+}
+
+/* Runs on several threads may share a site: a count may then be lost, never torn. */
+static inline void site_started(struct wh_site *site)
+{
+    if (unlikely(!site->listed))
+        site_list(site);
+    uint64_t started = __atomic_load_n(&site->started, __ATOMIC_RELAXED);
+    __atomic_store_n(&site->started, started + 1, __ATOMIC_RELAXED);
+}
+
+static void site_depth(struct wh_site *site, size_t bytes)
+{
+    if (bytes > __atomic_load_n(&site->stack_depth_max, __ATOMIC_RELAXED))
+        __atomic_store_n(&site->stack_depth_max, bytes, __ATOMIC_RELAXED);
+}
+
+void wh_sites_visit(void (*visit)(const struct wh_site *site, void *arg), void *arg)
+{
+    /* acquire: pairs with the release in site_list() */
+    const struct wh_site *site = __atomic_load_n(&sites, __ATOMIC_ACQUIRE);
+    for (; site; site = site->next)
+        visit(site, arg);
+}
+
+/* ---- Start ---- */
+
+int coro_start(struct worker *w, struct wh_site *site, wh_coro **ret_coro,
+               const wh_spawn_options *options, void (*fn)(void), const uintptr_t *words)
+{
+    int class = w->stack_class;
+    if (options && options->stack_bytes) {
+        class = stack_class_of(options->stack_bytes);
+        if (class < 0)
+            return class;
+    }
+    int rc = stack_reserve(&w->stacks, class);
+    if (unlikely(rc < 0))
+        return rc;
+    wh_coro *coro = slab_take(w);
+    if (unlikely(!coro))
+        goto no_descriptor;
+
+    coro->worker = w;
+    coro->state = CORO_NEW;
+    coro->flags = ret_coro ? 0 : CORO_DETACHED;
+    coro->stack_class = (uint8_t)class;
+    coro->id = ++w->last_id;
+    coro->deadline_ns = w->current->deadline_ns;
+    coro->stack = NULL;
+    coro->site = site;
+    coro->joiner = NULL;
+    coro->extra = NULL;
+    timer_init(&coro->timer);
+    coro->start.fn = fn;
+    for (unsigned i = 0; i < site->args; i++)
+        coro->start.words[i] = words[i];
+
+    if (options && options->name) {
+        if (!coro_extra_get(coro))
+            goto no_name;
+        snprintf(coro->extra->name, sizeof coro->extra->name, "%s", options->name);
+    }
+    site_started(site);
+    w->live++;
+    w->started++;
+    ready_push(w, coro);
+    if (ret_coro)
+        *ret_coro = coro;
+    return 0;
+
+no_name:
+    slab_give(w, coro);
+no_descriptor:
+    stack_unreserve(&w->stacks, class);
+    return -ENOMEM;
+}
+
+int wh_start_(struct wh_site *site, wh_coro **ret_coro, const wh_spawn_options *options,
+              void (*fn)(void), const uintptr_t *words)
+{
+    wh_coro *self = self_or_panic(ret_coro ? "wh_spawn" : "wh_go");
+    if (unlikely(self->worker->ending))
+        return -ECANCELED;
+    return coro_start(self->worker, site, ret_coro, options, fn, words);
+}
+
+void coro_attach_stack(struct worker *w, wh_coro *coro)
+{
+    wh_assert(coro->state == CORO_NEW);
+    coro->stack = stack_take(&w->stacks, coro->stack_class, coro);
+    context_init(&coro->context, coro->stack->top);
+    char *bottom = stack_bottom(&w->stacks, coro->stack);
+    sanitizer_stack_set(&coro->sanitizer, bottom, (size_t)(coro->stack->top - bottom));
+}
+
+/* ---- Run and end ---- */
+
+typedef uintptr_t (*entry_fn)(uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t);
+
+/* What the function returned, widened: it left only the low bytes of the register defined. */
+static intptr_t widen(uintptr_t raw, unsigned size)
+{
+    switch (size) {
+    case 0: return 0;
+    case 1: return (int8_t)raw;
+    case 2: return (int16_t)raw;
+    case 4: return (int32_t)raw;
+    default: return (intptr_t)raw;
+    }
+}
+
+/* A site's first run on a stack without an earlier one's memory shows how deep it goes; then every
+ * sixteenth such run, because looking costs a system call. */
+static void measure_depth(struct worker *w, const wh_coro *self)
+{
+    if (self->site->stack_depth_max && w->ended % 16)
+        return;
+    site_depth(self->site, stack_depth(&w->stacks, self->stack));
+}
+
+static void finish(wh_coro *self, intptr_t value) __attribute__((noreturn));
+
+static void finish(wh_coro *self, intptr_t value)
+{
+    struct worker *w = self->worker;
+    wh_assert(self->state == CORO_RUNNING);
+    wh_assert(w->current == self);
+    if (timer_armed(&self->timer))
+        wheel_cancel(&w->wheel, &self->timer);
+    if (unlikely(self->extra)) {
+        mem_free(self->extra);
+        self->extra = NULL;
+    }
+    if (unlikely(self->stack->was_cold))
+        measure_depth(w, self);
+    stack_give(&w->stacks, self->stack);
+    self->stack = NULL;
+    w->live--;
+    w->ended++;
+    if (unlikely(self == w->root)) {
+        w->result = (int)value;
+        w->root = NULL;
+        w->ending = true;
+        w->budget = 0; /* the loop is next: it ends the rest */
+    }
+
+    wh_coro *joiner = self->joiner;
+    self->state = CORO_DEAD;
+    self->value = value;
+    if (self->flags & CORO_DETACHED)
+        slab_give(w, self);
+    else if (joiner)
+        wake(joiner, 0);
+    park_dead(self);
+}
+
+void context_main(struct context *context)
+{
+    wh_coro *self = container_of(context, wh_coro, context);
+    sanitizer_arrive(&self->sanitizer);
+    wh_assert(self->state == CORO_RUNNING);
+    const uintptr_t *a = self->start.words;
+    entry_fn fn = (entry_fn)self->start.fn;
+    uintptr_t raw = fn(a[0], a[1], a[2], a[3], a[4], a[5]);
+    if (unlikely(self->extra))
+        locals_destroy(self);
+    finish(self, widen(raw, self->site->ret_size));
+}
+
+/* ---- Handles ---- */
+
+static bool join_withdraw(wh_coro *coro)
+{
+    wh_assert(coro->joining->joiner == coro);
+    coro->joining->joiner = NULL;
+    return true;
+}
+
+static const struct wait_kind wait_join = {"join", join_withdraw};
+
+int wh_join(wh_coro *coro, intptr_t *ret_value)
+{
+    wh_coro *self = self_or_panic("wh_join");
+    wh_assert(coro->state != CORO_FREE && !(coro->flags & CORO_DETACHED));
+    if (coro == self)
+        return -EDEADLK;
+    if (coro->state != CORO_DEAD) {
+        if (coro->joiner)
+            return -EBUSY;
+        int rc = ended(self);
+        if (rc < 0)
+            return rc;
+        deadline_arm(self);
+        coro->joiner = self;
+        self->joining = coro;
+        rc = park(self, &wait_join);
+        if (rc < 0)
+            return rc;
+    }
+    wh_assert(coro->state == CORO_DEAD);
+    if (ret_value)
+        *ret_value = coro->value;
+    slab_give(self->worker, coro);
+    return 0;
+}
+
+void wh_detach(wh_coro *coro)
+{
+    wh_coro *self = self_or_panic("wh_detach");
+    wh_assert(coro->state != CORO_FREE && !(coro->flags & CORO_DETACHED));
+    if (coro->state == CORO_DEAD)
+        slab_give(self->worker, coro);
+    else
+        coro->flags |= CORO_DETACHED;
+}
+
+void wh_cancel(wh_coro *coro)
+{
+    wh_assert(coro->state != CORO_FREE);
+    if (coro->state == CORO_DEAD || (coro->flags & CORO_CANCELLED))
+        return;
+    coro->flags |= CORO_CANCELLED;
+    if (coro->state == CORO_PARKED)
+        interrupt(coro, -ECANCELED);
+}
+
+static void cancel_one(wh_coro *coro, void *arg)
+{
+    (void)arg;
+    wh_cancel(coro);
+}
+
+void cancel_all(struct worker *w)
+{
+    coro_visit(w, cancel_one, NULL);
+}
+
+/* ---- Who ---- */
+
+wh_coro *wh_self(void)
+{
+    struct worker *w = worker_tls;
+    return w && w->current != &w->loop ? w->current : NULL;
+}
+
+uint32_t wh_id(const wh_coro *coro)
+{
+    return coro->id;
+}
+
+const char *wh_name(const wh_coro *coro)
+{
+    return coro->extra && coro->extra->name[0] ? coro->extra->name : coro->site->function;
+}
+
+int wh_name_set(const char *name)
+{
+    struct coro_extra *extra = coro_extra_get(self_or_panic("wh_name_set"));
+    if (!extra)
+        return -ENOMEM;
+    snprintf(extra->name, sizeof extra->name, "%s", name);
+    return 0;
+}
+
+int coro_describe(const wh_coro *coro, char *buf, size_t size)
+{
+    return snprintf(buf, size, "%s #%u, started at %s:%u", wh_name(coro), coro->id,
+                    coro->site->file, coro->site->line);
+}
+
+const char *coro_waits_for(const wh_coro *coro)
+{
+    return coro->wait->withdraw == wait_op.withdraw || !coro->wait->withdraw
+               ? op_table[coro->op.code].name
+               : coro->wait->reason;
+}

@@ -1,0 +1,96 @@
+/*
+ * deadline.c: deadlines of blocks, and sleeping, which is waiting for a deadline and nothing else.
+ */
+#include "sched/sched.h"
+
+#include <errno.h>
+
+int64_t wh_now(void)
+{
+    return clock_now();
+}
+
+int64_t wh_deadline(void)
+{
+    return self_or_panic("wh_deadline")->deadline_ns;
+}
+
+static struct wh_scope enter(wh_coro *self, int64_t deadline_ns)
+{
+    struct wh_scope scope = {self, self->deadline_ns};
+    if (deadline_ns < self->deadline_ns)
+        self->deadline_ns = deadline_ns;
+    return scope;
+}
+
+/* now + duration, or NEVER when that is beyond the end of time; 0 (past) for what is not positive.
+ */
+static int64_t after(wh_coro *self, int64_t duration_ns)
+{
+    int64_t deadline_ns;
+    if (duration_ns <= 0)
+        return 0;
+    if (__builtin_add_overflow(clock_read(&self->worker->clock), duration_ns, &deadline_ns))
+        return WH_NEVER;
+    return deadline_ns;
+}
+
+struct wh_scope wh_scope_timeout_(int64_t duration_ns)
+{
+    wh_coro *self = self_or_panic("WH_WITH_TIMEOUT");
+    return enter(self, after(self, duration_ns));
+}
+
+struct wh_scope wh_scope_deadline_(int64_t time_ns)
+{
+    return enter(self_or_panic("WH_WITH_DEADLINE"), time_ns);
+}
+
+void wh_scope_leave_(struct wh_scope *scope)
+{
+    wh_assert(scope->coro->state == CORO_RUNNING);
+    scope->coro->deadline_ns = scope->outer_ns;
+}
+
+static bool sleep_withdraw(wh_coro *coro)
+{
+    (void)coro;
+    return true;
+}
+
+static const struct wait_kind wait_sleep = {"sleep", sleep_withdraw};
+
+static int sleep_until(wh_coro *self, int64_t time_ns)
+{
+    int rc = ended(self);
+    if (rc < 0)
+        return rc;
+
+    int64_t outer_ns = self->deadline_ns;
+    if (time_ns < outer_ns)
+        self->deadline_ns = time_ns;
+    deadline_arm(self);
+    rc = park(self, &wait_sleep);
+    self->deadline_ns = outer_ns;
+    return rc == -ETIMEDOUT && time_ns <= outer_ns ? 0 : rc;
+}
+
+int wh_sleep_until(int64_t time_ns)
+{
+    wh_coro *self = self_or_panic("wh_sleep_until");
+    if (time_ns <= clock_now()) {
+        wh_yield();
+        return ended(self);
+    }
+    return sleep_until(self, time_ns);
+}
+
+int wh_sleep(int64_t duration_ns)
+{
+    wh_coro *self = self_or_panic("wh_sleep");
+    if (duration_ns <= 0) {
+        wh_yield();
+        return ended(self);
+    }
+    return sleep_until(self, after(self, duration_ns));
+}

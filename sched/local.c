@@ -1,0 +1,62 @@
+/*
+ * local.c: coroutine-local storage. Keys are the process's; values are a coroutine's, in storage
+ * that it gets with its first one.
+ */
+#include "sched/sched.h"
+
+#include <errno.h>
+
+static unsigned keys_used; /* any thread, atomic */
+static void (*key_destroy[WH_KEYS_MAX])(
+    void *); /* written once, before its key is known to anyone */
+
+struct coro_extra *coro_extra_get(wh_coro *self)
+{
+    if (!self->extra)
+        self->extra = mem_zalloc(sizeof *self->extra);
+    return self->extra;
+}
+
+int wh_key_create(wh_key *ret_key, void (*destroy)(void *value))
+{
+    unsigned key = __atomic_load_n(&keys_used, __ATOMIC_RELAXED);
+    do {
+        if (key == WH_KEYS_MAX)
+            return -EAGAIN;
+    } while (!__atomic_compare_exchange_n(&keys_used, &key, key + 1, true, __ATOMIC_RELAXED,
+                                          __ATOMIC_RELAXED));
+    key_destroy[key] = destroy;
+    *ret_key = key;
+    return 0;
+}
+
+int wh_local_set(wh_key key, void *value)
+{
+    wh_coro *self = self_or_panic("wh_local_set");
+    wh_assert(key < __atomic_load_n(&keys_used, __ATOMIC_RELAXED));
+    if (!value && !self->extra)
+        return 0;
+    struct coro_extra *extra = coro_extra_get(self);
+    if (!extra)
+        return -ENOMEM;
+    extra->local[key] = value;
+    return 0;
+}
+
+void *wh_local_get(wh_key key)
+{
+    wh_coro *self = self_or_panic("wh_local_get");
+    wh_assert(key < __atomic_load_n(&keys_used, __ATOMIC_RELAXED));
+    return self->extra ? self->extra->local[key] : NULL;
+}
+
+void locals_destroy(wh_coro *self)
+{
+    unsigned keys = __atomic_load_n(&keys_used, __ATOMIC_RELAXED);
+    for (unsigned key = 0; key < keys; key++) {
+        void *value = self->extra->local[key];
+        self->extra->local[key] = NULL;
+        if (value && key_destroy[key])
+            key_destroy[key](value);
+    }
+}

@@ -1,0 +1,287 @@
+/*
+ * loop.c: a worker's loop: timers, ring, coroutines, and sleep.
+ *
+ *      turn:  read the clock -> expired timers wake their coroutines
+ *             -> one engine_wait: submit, sleep if nothing is runnable, take completions
+ *             -> completions wake their coroutines
+ *             -> run coroutines until none is runnable or the budget is used up
+ *
+ * Budget. Runnable coroutines run BUDGET_MIN to BUDGET_MAX switches before the ring is looked at
+ * again. The number adapts so that this takes about a fifth of a millisecond: many for coroutines
+ * that do little, few for those that compute.
+ *
+ * Spinning. Waking a sleeping core costs more than many waits last. Before it sleeps the worker
+ * looks at the ring for up to spin_ns, but only while a moving average of how long it has been idle
+ * says that work usually comes in that time; what it learns while asleep turns the spin on again.
+ *
+ * Housekeeping. Four times a second, while anything runs: surplus warm stacks are given back, and
+ * stacks that grew deep and are now free, or parked since two rounds, are trimmed. After a whole
+ * round that found nothing to do a quiet worker sleeps without limit.
+ */
+#include "sched/sched.h"
+
+#include <errno.h>
+
+enum {
+    BUDGET_MIN = 16,
+    BUDGET_MAX = 1024,
+    TURN_SHORT_NS = 100000,
+    TURN_LONG_NS = 400000,
+    SPIN_LOOKS = 32, /* at the ring, between looks at the clock */
+    TIDY_PERIOD_NS = 250000000,
+    TIDY_SLOTS = 512, /* stacks looked at in a round of housekeeping */
+    TIDY_PARKED_ROUNDS = 2,
+    DEADLOCK_NAMED_MAX = 20,
+};
+
+/* ---- Housekeeping ---- */
+
+/* Trims a stack that is deeper than it needs to be. Returns whether it was. */
+static bool tidy_stack(struct worker *w, struct stack *stack)
+{
+    if (stack->state == STACK_WARM)
+        return stack_trim(&w->stacks, stack, stack->top - STACK_WARM_KEEP_BYTES);
+    if (stack->state != STACK_TAKEN)
+        return false;
+
+    const wh_coro *coro = stack->owner;
+    bool long_parked =
+        coro->state == CORO_PARKED && (uint8_t)(w->epoch - coro->run_mark) >= TIDY_PARKED_ROUNDS;
+    if (!long_parked || stack->scan_mark == coro->run_mark)
+        return false;
+    stack->scan_mark = coro->run_mark;
+    /* All below the red zone of a parked coroutine is dead. */
+    return stack_trim(&w->stacks, stack, (char *)coro->context.sp - 128);
+}
+
+static void tidy(struct worker *w)
+{
+    uint64_t trimmed = w->stacks.trimmed;
+    size_t warm_surplus = 0;
+    for (int i = 0; i < STACK_CLASSES; i++)
+        warm_surplus += w->stacks.class[i].warm_low;
+    stack_pool_tidy(&w->stacks);
+
+    bool whole_round = false;
+    for (int i = 0; i < TIDY_SLOTS && !whole_round; i++) {
+        struct stack *stack = stack_scan_next(&w->stacks);
+        if (stack)
+            tidy_stack(w, stack);
+        else
+            whole_round = true;
+    }
+
+    w->epoch++;
+    bool ran = w->switches != w->tidy_switches;
+    w->tidy_switches = w->switches;
+    /* Two rounds after the last coroutine ran, those that parked then count as long parked. */
+    if (ran)
+        w->tidy_round = 0;
+    else if (whole_round)
+        w->tidy_round++;
+    w->tidy_quiet =
+        w->tidy_round > TIDY_PARKED_ROUNDS && !warm_surplus && trimmed == w->stacks.trimmed;
+    w->tidy_at_ns = w->now_ns + TIDY_PERIOD_NS;
+}
+
+/* ---- Waking ---- */
+
+static void expire_timers(struct worker *w)
+{
+    if (wheel_next(&w->wheel) > w->now_ns)
+        return;
+    struct list expired;
+    list_init(&expired);
+    wheel_advance(&w->wheel, w->now_ns, &expired);
+    while (!list_empty(&expired))
+        deadline_fired(container_of(wheel_pop_expired(&expired), wh_coro, timer));
+}
+
+static void wake_completed(struct op_list *done)
+{
+    struct op *op;
+    while ((op = op_list_pop(done))) {
+        wh_coro *coro = container_of(op, wh_coro, op);
+        wh_assert(coro->state == CORO_PARKED);
+        wake(coro, coro->wake); /* keeps why it was interrupted, if it was */
+    }
+}
+
+/* ---- Sleeping ---- */
+
+static int64_t next_event_ns(const struct worker *w)
+{
+    int64_t next = wheel_next(&w->wheel);
+    if (w->ending && w->grace_end_ns < next)
+        next = w->grace_end_ns;
+    if (!w->tidy_quiet && w->tidy_at_ns < next)
+        next = w->tidy_at_ns;
+    return next;
+}
+
+static inline void cpu_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#else
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Looks at the ring until something is there or until limit_ns. */
+static bool spin(struct worker *w, int64_t limit_ns)
+{
+    do {
+        for (int i = 0; i < SPIN_LOOKS; i++) {
+            if (w->engine->type->ready(w->engine))
+                return true;
+            cpu_relax();
+        }
+    } while (clock_read(&w->clock) < limit_ns);
+    return false;
+}
+
+static void idle_learn(struct worker *w, int64_t idle_ns)
+{
+    /* One long sleep must not outweigh many short ones. */
+    int64_t most = 4 * w->spin_ns;
+    w->idle_ns += ((idle_ns < most ? idle_ns : most) - w->idle_ns) / 8;
+}
+
+/* Nothing is runnable: spins if that pays, then sleeps until something happens. */
+static void idle(struct worker *w, struct op_list *done)
+{
+    int64_t until_ns = next_event_ns(w);
+    int64_t began_ns = clock_read(&w->clock);
+    if (w->spin_ns && w->idle_ns < w->spin_ns && w->ops_in_flight) {
+        engine_wait(w->engine, 0, done); /* submits */
+        if (done->first)
+            return;
+        w->spins++;
+        int64_t limit_ns = began_ns + w->spin_ns;
+        if (spin(w, limit_ns < until_ns ? limit_ns : until_ns)) {
+            w->spins_paid++;
+            engine_wait(w->engine, 0, done);
+            idle_learn(w, clock_read(&w->clock) - began_ns);
+            return;
+        }
+    }
+    w->sleeps++;
+    engine_wait(w->engine, until_ns, done);
+    if (done->first || !w->ops_in_flight)
+        idle_learn(w, clock_read(&w->clock) - began_ns);
+}
+
+/* ---- Deadlock and the end ---- */
+
+struct naming {
+    const char *what;
+    unsigned left;
+};
+
+static void name_one(wh_coro *coro, void *arg)
+{
+    struct naming *naming = arg;
+    char who[256];
+    if (!naming->left)
+        return;
+    naming->left--;
+    coro_describe(coro, who, sizeof who);
+    if (coro->state == CORO_PARKED)
+        report("%s: %s, waits in %s", naming->what, who, coro_waits_for(coro));
+    else
+        report("%s: %s, does not stop running", naming->what, who);
+}
+
+COLD static void deadlock(struct worker *w)
+{
+    struct naming naming = {"deadlocked", DEADLOCK_NAMED_MAX};
+    report("deadlock: %llu coroutines wait for each other and nothing else is under way",
+           (unsigned long long)w->live);
+    coro_visit(w, name_one, &naming);
+    w->ending = true;
+    w->result = -EDEADLK;
+    w->root = NULL;
+}
+
+COLD static void begin_end(struct worker *w)
+{
+    w->grace_end_ns = w->grace_ns < 0 ? 0 : w->now_ns + w->grace_ns;
+    w->grace_begun = true;
+    cancel_all(w);
+}
+
+COLD static void give_up(struct worker *w)
+{
+    struct naming naming = {"still not ended", DEADLOCK_NAMED_MAX};
+    report("%llu coroutines did not end within %lld ms of being cancelled, and are abandoned",
+           (unsigned long long)w->live, (long long)(w->grace_ns < 0 ? 0 : w->grace_ns / 1000000));
+    coro_visit(w, name_one, &naming);
+}
+
+/* Whether the run is over. */
+static bool over(struct worker *w)
+{
+    if (!w->ending)
+        return false;
+    if (!w->grace_begun)
+        begin_end(w);
+    if (w->live && w->now_ns >= w->grace_end_ns)
+        give_up(w);
+    else if (w->live)
+        return false;
+    return true;
+}
+
+/* ---- The loop ---- */
+
+static void budget_adapt(struct worker *w, int64_t took_ns)
+{
+    int32_t used = w->budget_given - w->budget;
+    w->switches += (uint64_t)used;
+    if (took_ns > TURN_LONG_NS && w->budget_full > BUDGET_MIN)
+        w->budget_full /= 2;
+    else if (took_ns < TURN_SHORT_NS && used >= w->budget_given && w->budget_full < BUDGET_MAX)
+        w->budget_full *= 2;
+}
+
+void loop_run(struct worker *w)
+{
+    w->budget_full = BUDGET_MAX / 4;
+    w->now_ns = clock_sync(&w->clock);
+    w->tidy_at_ns = w->now_ns + TIDY_PERIOD_NS;
+    while (!over(w)) {
+        w->turns++;
+        struct op_list done = {NULL, NULL};
+        if (w->ready_first) {
+            engine_wait(w->engine, 0, &done);
+        } else if (w->ops_in_flight || w->wheel.armed || w->ending) {
+            idle(w, &done);
+        } else {
+            deadlock(w);
+            continue;
+        }
+        w->now_ns = clock_sync(&w->clock);
+        wake_completed(&done);
+        expire_timers(w);
+        if (w->now_ns >= w->tidy_at_ns)
+            tidy(w);
+        if (w->ready_first) {
+            run_ready(w);
+            budget_adapt(w, clock_read(&w->clock) - w->now_ns);
+        }
+    }
+}
+
+void worker_validate(struct worker *w)
+{
+    stack_pool_validate(&w->stacks);
+    wheel_validate(&w->wheel);
+    size_t ready = 0;
+    for (wh_coro *coro = w->ready_first; coro; coro = coro->next) {
+        wh_assert(coro->state == CORO_NEW || coro->state == CORO_READY);
+        wh_assert(coro->next || coro == w->ready_last);
+        ready++;
+    }
+    wh_assert(ready <= w->live);
+}

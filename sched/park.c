@@ -1,0 +1,151 @@
+/*
+ * park.c: leaving one coroutine and continuing with the next.
+ */
+#include "sched/sched.h"
+
+#include <errno.h>
+
+_Thread_local struct worker *worker_tls;
+
+void called_outside(const char *call)
+{
+    panic("%s was called outside of a coroutine; call it from a function that wh_run, wh_go or "
+          "wh_spawn started",
+          call);
+}
+
+/* What runs next: the head of the queue, or the loop when that is empty or it is the loop's turn.
+ */
+static inline wh_coro *take_next(struct worker *w)
+{
+    wh_coro *next = w->ready_first;
+    if (unlikely(--w->budget <= 0 || !next))
+        return &w->loop;
+    w->ready_first = next->next;
+    return next;
+}
+
+__attribute__((always_inline)) static inline void arm_to_run(struct worker *w, wh_coro *next)
+{
+    if (unlikely(next->state != CORO_READY))
+        coro_attach_stack(w, next);
+    next->state = CORO_RUNNING;
+    next->run_mark = w->epoch;
+    w->current = next;
+}
+
+__attribute__((always_inline)) static inline void switch_to(struct worker *w, wh_coro *self,
+                                                            wh_coro *next)
+{
+    arm_to_run(w, next);
+    sanitizer_leave(&self->sanitizer, &next->sanitizer, false);
+    context_switch(&self->context, &next->context);
+    sanitizer_arrive(&self->sanitizer);
+}
+
+static inline bool in_catch(const struct worker *w)
+{
+    return w->exceptions->caught || w->exceptions->uncaught;
+}
+
+/* Parking inside a C++ catch block (or a destructor that runs for a throw): the per-thread words
+ * that describe it go with the coroutine, and the others find none of their own. */
+COLD static struct exception_globals catch_leave(struct worker *w)
+{
+    struct exception_globals saved = *w->exceptions;
+    *w->exceptions = (struct exception_globals){0};
+    return saved;
+}
+
+COLD static int park_in_catch(wh_coro *self, const struct wait_kind *kind)
+{
+    struct exception_globals saved = catch_leave(self->worker);
+    int result = park(self, kind);
+    *self->worker->exceptions = saved;
+    return result;
+}
+
+int park(wh_coro *self, const struct wait_kind *kind)
+{
+    struct worker *w = self->worker;
+    wh_assert(self->state == CORO_RUNNING);
+    wh_assert(w->current == self);
+    if (unlikely(in_catch(w)))
+        return park_in_catch(self, kind);
+
+    self->wait = kind;
+    self->wake = 0;
+    self->state = CORO_PARKED;
+    switch_to(w, self, take_next(w));
+    return self->wake;
+}
+
+COLD static void yield_in_catch(struct worker *w)
+{
+    struct exception_globals saved = catch_leave(w);
+    wh_yield();
+    *w->exceptions = saved;
+}
+
+void wh_yield(void)
+{
+    wh_coro *self = self_or_panic("wh_yield");
+    struct worker *w = self->worker;
+    if (unlikely(in_catch(w))) {
+        yield_in_catch(w);
+        return;
+    }
+    self->state = CORO_READY;
+    ready_push(w, self);
+    wh_coro *next = take_next(w);
+    if (unlikely(next == self)) {
+        self->state = CORO_RUNNING;
+        return;
+    }
+    switch_to(w, self, next);
+}
+
+void park_dead(wh_coro *self)
+{
+    struct worker *w = self->worker;
+    wh_coro *next = take_next(w);
+    arm_to_run(w, next);
+    /* The stack has been given back and `next` may have got it: from here on nothing below the
+     * current frame may be needed, and the descriptor may be free. */
+    sanitizer_leave(&self->sanitizer, &next->sanitizer, true);
+    context_switch(&w->discarded, &next->context);
+    __builtin_unreachable();
+}
+
+void run_ready(struct worker *w)
+{
+    wh_coro *next = w->ready_first;
+    wh_assert(next);
+    wh_assert(w->current == &w->loop);
+    w->ready_first = next->next;
+    w->loop.state = CORO_READY;
+    w->budget_given = w->budget_full;
+    w->budget = w->budget_full;
+    switch_to(w, &w->loop, next);
+}
+
+void interrupt(wh_coro *coro, int why)
+{
+    wh_assert(coro->state == CORO_PARKED);
+    if (!coro->wait->withdraw)
+        return;
+    if (coro->wait->withdraw(coro))
+        wake(coro, why);
+    else if (!coro->wake)
+        coro->wake = why;
+}
+
+void deadline_fired(wh_coro *coro)
+{
+    if (coro->state != CORO_PARKED || coro->deadline_ns == WH_NEVER)
+        return; /* what it waits for next will arm it again if it has a deadline */
+    if (coro->deadline_ns > coro->worker->now_ns)
+        wheel_arm(&coro->worker->wheel, &coro->timer, coro->deadline_ns);
+    else
+        interrupt(coro, -ETIMEDOUT);
+}

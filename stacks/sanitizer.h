@@ -1,0 +1,86 @@
+/*
+ * sanitizer.h: telling AddressSanitizer and valgrind which stack we are on.
+ *
+ * Each context carries a `struct sanitizer`, empty in a plain build. Around a switch:
+ *
+ *     sanitizer_leave(&from, &to, dying);  context_switch(...);  sanitizer_arrive(&from)
+ *
+ * and sanitizer_arrive(&to) first thing on a new context.
+ */
+#ifndef STACKS_SANITIZER_H
+#define STACKS_SANITIZER_H
+
+#include "base/base.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#define WHORL_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define WHORL_ASAN 1
+#endif
+#endif
+
+#ifdef WHORL_VALGRIND
+#include <valgrind/valgrind.h>
+#endif
+
+struct sanitizer {
+#ifdef WHORL_ASAN
+    void *fake_stack;
+    const void *bottom;
+    size_t bytes;
+#endif
+#ifdef WHORL_VALGRIND
+    unsigned valgrind_id;
+#endif
+    char none[0];
+};
+
+#ifdef WHORL_ASAN
+
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+
+static inline void sanitizer_stack_set(struct sanitizer *s, const void *bottom, size_t bytes)
+{
+    s->bottom = bottom;
+    s->bytes = bytes;
+    s->fake_stack = NULL;
+    if (bytes)
+        ASAN_UNPOISON_MEMORY_REGION(bottom, bytes);
+}
+
+static inline void sanitizer_leave(struct sanitizer *from, const struct sanitizer *to, bool dying)
+{
+    __sanitizer_start_switch_fiber(dying ? NULL : &from->fake_stack, to->bottom, to->bytes);
+}
+
+static inline void sanitizer_arrive(struct sanitizer *self)
+{
+    __sanitizer_finish_switch_fiber(self->fake_stack, NULL, NULL);
+}
+
+#else
+
+static inline void sanitizer_stack_set(struct sanitizer *s, const void *bottom, size_t bytes)
+{
+    (void)s;
+    (void)bottom;
+    (void)bytes;
+}
+
+static inline void sanitizer_leave(struct sanitizer *from, const struct sanitizer *to, bool dying)
+{
+    (void)from;
+    (void)to;
+    (void)dying;
+}
+
+static inline void sanitizer_arrive(struct sanitizer *self)
+{
+    (void)self;
+}
+
+#endif
+
+#endif

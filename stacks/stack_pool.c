@@ -1,0 +1,389 @@
+/*
+ * stack_pool.c: arenas and the life of a slot (drawn in stacks.h).
+ *
+ * Arenas of a class double from 16 slots to 64 GiB of address space: a small program reserves
+ * little, a million stacks of 256 KiB are some twenty mappings. A slot is prepared (guarded) one at
+ * a time, when a reservation needs it: guarding a whole arena at once would cost page tables for
+ * slots that are never used.
+ *
+ * Tried and left: guarding sixteen slots at a time saved nothing; the cost is the page table that
+ * the kernel allocates every eighth slot.
+ */
+#include "stacks/stacks.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+
+#define PAGE            ((size_t)4096)
+#define ARENA_SLOTS_MIN 16
+#define ARENA_BYTES_MAX ((size_t)64 << 30)
+#define COLOURS         16
+#define COLOUR_BYTES    64
+
+/* Pages looked at by one mincore(2). */
+#define MINCORE_PAGES 2048
+
+static const struct {
+    size_t bytes;
+    size_t guard_bytes;
+} classes[STACK_CLASSES] = {
+    {(size_t)16 << 10, PAGE},    {(size_t)64 << 10, 4 * PAGE}, {(size_t)256 << 10, 4 * PAGE},
+    {(size_t)1 << 20, 4 * PAGE}, {(size_t)8 << 20, 16 * PAGE},
+};
+
+int stack_class_of(size_t bytes)
+{
+    for (int class = 0; class < STACK_CLASSES; class ++)
+        if (bytes <= classes[class].bytes)
+            return class;
+    return -EINVAL;
+}
+
+size_t stack_class_bytes(int class)
+{
+    return classes[class].bytes;
+}
+
+bool stack_guard_probe(void)
+{
+    void *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return false;
+    bool has = madvise(page, PAGE, MADV_GUARD_INSTALL) == 0;
+    munmap(page, PAGE);
+    return has;
+}
+
+void stack_pool_init(struct stack_pool *pool, size_t stacks_max, bool guard_by_madvise)
+{
+    memset(pool, 0, sizeof *pool);
+    pool->stacks_max = stacks_max;
+    pool->guard_by_madvise = guard_by_madvise;
+    for (int i = 0; i < STACK_CLASSES; i++) {
+        pool->class[i].bytes = classes[i].bytes;
+        pool->class[i].guard_bytes = classes[i].guard_bytes;
+        list_init(&pool->class[i].warm);
+        list_init(&pool->class[i].cold);
+    }
+}
+
+static size_t arena_table_bytes(size_t slots)
+{
+    return sizeof(struct stack_arena) + slots * sizeof(struct stack);
+}
+
+void stack_pool_finish(struct stack_pool *pool)
+{
+    while (pool->arenas) {
+        struct stack_arena *arena = pool->arenas;
+        pool->arenas = arena->next;
+        munmap(arena->base, arena->slots * classes[arena->class].bytes);
+        munmap(arena, arena_table_bytes(arena->slots));
+    }
+}
+
+static struct stack_arena *arena_map(int class, size_t slots)
+{
+    size_t bytes = slots * classes[class].bytes;
+    char *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED)
+        return NULL;
+
+    struct stack_arena *arena = mmap(NULL, arena_table_bytes(slots), PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (arena == MAP_FAILED) {
+        munmap(base, bytes);
+        return NULL;
+    }
+    /* A huge page would fill a stack's whole reservation at its first touch. Where the kernel has
+     * no huge pages it says EINVAL, which is as good. */
+    (void)madvise(base, bytes, MADV_NOHUGEPAGE);
+    arena->base = base;
+    arena->slots = slots;
+    arena->class = (uint8_t)class;
+    return arena;
+}
+
+/* Adds an arena as large as all that the class has, or, where address space is limited, smaller. */
+static int arena_add(struct stack_pool *pool, int class)
+{
+    struct stack_class *c = &pool->class[class];
+    size_t slots = c->slots < ARENA_SLOTS_MIN ? ARENA_SLOTS_MIN : c->slots;
+    if (slots > ARENA_BYTES_MAX / c->bytes)
+        slots = ARENA_BYTES_MAX / c->bytes;
+
+    struct stack_arena *arena = arena_map(class, slots);
+    while (!arena && slots > 1)
+        arena = arena_map(class, slots /= 2);
+    if (!arena)
+        return -ENOMEM;
+
+    arena->next = pool->arenas;
+    pool->arenas = arena;
+    c->arena = arena;
+    c->slots += slots;
+    pool->reserved_bytes += slots * c->bytes;
+    return 0;
+}
+
+COLD static int complain(struct stack_pool *pool, const char *cause, const char *cure)
+{
+    if (!pool->complained)
+        report("no more coroutine stacks after %zu: %s; %s", pool->stacks, cause, cure);
+    pool->complained = true;
+    return -ENOMEM;
+}
+
+static int guard_install(const struct stack_pool *pool, char *low, size_t bytes)
+{
+    int rc;
+    do
+        rc = pool->guard_by_madvise ? madvise(low, bytes, MADV_GUARD_INSTALL)
+                                    : mprotect(low, bytes, PROT_NONE);
+    while (rc < 0 && errno == EINTR);
+    return rc < 0 ? -errno : 0;
+}
+
+/* Turns the next FRESH slot into a COLD one. */
+COLD static int slot_prepare(struct stack_pool *pool, int class)
+{
+    struct stack_class *c = &pool->class[class];
+    if (!c->arena || c->arena->prepared == c->arena->slots) {
+        if (arena_add(pool, class) < 0)
+            return complain(pool, "no address space or memory",
+                            "start fewer coroutines, use a smaller stack class, or raise the "
+                            "limit (ulimit -v, cgroup memory, vm.overcommit_memory)");
+    }
+
+    struct stack_arena *arena = c->arena;
+    size_t index = arena->prepared;
+    char *low = arena->base + index * c->bytes;
+    if (guard_install(pool, low, c->guard_bytes) < 0)
+        return pool->guard_by_madvise
+                   ? complain(pool, "the kernel has no memory for a guard",
+                              "start fewer coroutines")
+                   : complain(pool, "each guard is a mapping and vm.max_map_count is reached",
+                              "raise that sysctl, or use Linux 6.13 or newer");
+
+    struct stack *stack = &arena->slot[index];
+    stack->top = low + c->bytes - index % COLOURS * COLOUR_BYTES;
+    stack->class = (uint8_t)class;
+    stack->state = STACK_COLD;
+    list_push_front(&c->cold, &stack->link);
+    c->cold_count++;
+    arena->prepared++;
+    return 0;
+}
+
+int stack_reserve(struct stack_pool *pool, int class)
+{
+    struct stack_class *c = &pool->class[class];
+    if (unlikely(pool->stacks >= pool->stacks_max))
+        return complain(pool, "wh_options.stacks_max is reached", "raise it");
+    if (unlikely(c->promised == c->warm_count + c->cold_count)) {
+        int rc = slot_prepare(pool, class);
+        if (rc < 0)
+            return rc;
+    }
+    c->promised++;
+    pool->stacks++;
+    return 0;
+}
+
+void stack_unreserve(struct stack_pool *pool, int class)
+{
+    wh_assert(pool->class[class].promised > 0);
+    pool->class[class].promised--;
+    pool->stacks--;
+}
+
+struct stack *stack_take(struct stack_pool *pool, int class, void *owner)
+{
+    struct stack_class *c = &pool->class[class];
+    wh_assert(c->promised > 0);
+    struct stack *stack;
+    if (likely(c->warm_count)) {
+        stack = container_of(list_pop_front(&c->warm), struct stack, link);
+        if (--c->warm_count < c->warm_low)
+            c->warm_low = c->warm_count;
+        stack->was_cold = false;
+    } else {
+        stack = container_of(list_pop_front(&c->cold), struct stack, link);
+        c->cold_count--;
+        stack->was_cold = true;
+    }
+    c->promised--;
+    c->taken++;
+    stack->state = STACK_TAKEN;
+    stack->owner = owner;
+    return stack;
+}
+
+void stack_give(struct stack_pool *pool, struct stack *stack)
+{
+    struct stack_class *c = &pool->class[stack->class];
+    wh_assert(stack->state == STACK_TAKEN);
+    stack->state = STACK_WARM;
+    stack->owner = NULL;
+    list_push_front(&c->warm, &stack->link);
+    c->warm_count++;
+    c->taken--;
+    pool->stacks--;
+}
+
+/* The low end of the slot, where its guard begins. */
+static char *slot_low(const struct stack *stack)
+{
+    size_t bytes = classes[stack->class].bytes;
+    /* The arena is page-aligned only, so the slot is found by its top, which is less than a page
+     * below the slot's end. */
+    char *end = (char *)(((uintptr_t)stack->top + PAGE - 1) & ~(uintptr_t)(PAGE - 1));
+    return end - bytes;
+}
+
+char *stack_bottom(const struct stack_pool *pool, const struct stack *stack)
+{
+    return slot_low(stack) + pool->class[stack->class].guard_bytes;
+}
+
+/* The lowest resident page in [low, high), or high. */
+static char *lowest_resident(char *low, char *high)
+{
+    unsigned char present[MINCORE_PAGES];
+    while (low < high) {
+        size_t pages = (size_t)(high - low) / PAGE;
+        if (pages > MINCORE_PAGES)
+            pages = MINCORE_PAGES;
+        if (mincore(low, pages * PAGE, present) < 0)
+            return high; /* no memory to tell with: nothing is trimmed then */
+        for (size_t i = 0; i < pages; i++)
+            if (present[i] & 1)
+                return low + i * PAGE;
+        low += pages * PAGE;
+    }
+    return high;
+}
+
+size_t stack_depth(const struct stack_pool *pool, const struct stack *stack)
+{
+    char *bottom = stack_bottom(pool, stack);
+    char *end = slot_low(stack) + pool->class[stack->class].bytes;
+    return (size_t)(end - lowest_resident(bottom, end));
+}
+
+bool stack_trim(struct stack_pool *pool, struct stack *stack, char *floor)
+{
+    char *bottom = stack_bottom(pool, stack);
+    floor = (char *)((uintptr_t)floor & ~(uintptr_t)(PAGE - 1));
+    if (floor <= bottom)
+        return false;
+    char *low = lowest_resident(bottom, floor);
+    if (low == floor)
+        return false;
+    if (madvise(low, (size_t)(floor - low), MADV_DONTNEED) < 0)
+        return false;
+    pool->trimmed++;
+    return true;
+}
+
+static void make_cold(struct stack_pool *pool, struct stack *stack)
+{
+    struct stack_class *c = &pool->class[stack->class];
+    char *bottom = stack_bottom(pool, stack);
+    size_t bytes = (size_t)(slot_low(stack) + c->bytes - bottom);
+    if (madvise(bottom, bytes, MADV_DONTNEED) < 0)
+        return; /* stays warm; the next round tries again */
+    list_unlink(&stack->link);
+    list_push_front(&c->cold, &stack->link);
+    stack->state = STACK_COLD;
+    c->warm_count--;
+    c->cold_count++;
+}
+
+void stack_pool_tidy(struct stack_pool *pool)
+{
+    for (int i = 0; i < STACK_CLASSES; i++) {
+        struct stack_class *c = &pool->class[i];
+        size_t surplus = (c->warm_low + 1) / 2;
+        for (; surplus && !list_empty(&c->warm); surplus--)
+            make_cold(pool, container_of(c->warm.prev, struct stack, link));
+        c->warm_low = c->warm_count;
+    }
+}
+
+struct stack *stack_scan_next(struct stack_pool *pool)
+{
+    if (!pool->scan_arena) {
+        pool->scan_arena = pool->arenas;
+        pool->scan_slot = 0;
+    }
+    while (pool->scan_arena && pool->scan_slot >= pool->scan_arena->prepared) {
+        pool->scan_arena = pool->scan_arena->next;
+        pool->scan_slot = 0;
+    }
+    return pool->scan_arena ? &pool->scan_arena->slot[pool->scan_slot++] : NULL;
+}
+
+struct stack *stack_of_guard(const struct stack_pool *pool, const void *address)
+{
+    uintptr_t at = (uintptr_t)address;
+    for (struct stack_arena *arena = pool->arenas; arena; arena = arena->next) {
+        const struct stack_class *c = &pool->class[arena->class];
+        uintptr_t base = (uintptr_t)arena->base;
+        if (at < base || at >= base + arena->slots * c->bytes)
+            continue;
+        size_t index = (at - base) / c->bytes;
+        bool in_guard = (at - base) % c->bytes < c->guard_bytes;
+        return in_guard && index < arena->prepared ? &arena->slot[index] : NULL;
+    }
+    return NULL;
+}
+
+size_t stack_pool_resident_bytes(const struct stack_pool *pool)
+{
+    unsigned char present[MINCORE_PAGES];
+    size_t resident = 0;
+    for (struct stack_arena *arena = pool->arenas; arena; arena = arena->next) {
+        size_t pages = arena->prepared * pool->class[arena->class].bytes / PAGE;
+        for (size_t done = 0; done < pages;) {
+            size_t n = pages - done < MINCORE_PAGES ? pages - done : MINCORE_PAGES;
+            if (mincore(arena->base + done * PAGE, n * PAGE, present) < 0)
+                return resident * PAGE;
+            for (size_t i = 0; i < n; i++)
+                resident += present[i] & 1;
+            done += n;
+        }
+    }
+    return resident * PAGE;
+}
+
+void stack_pool_validate(const struct stack_pool *pool)
+{
+    size_t stacks = 0;
+    for (int i = 0; i < STACK_CLASSES; i++) {
+        const struct stack_class *c = &pool->class[i];
+        size_t warm = 0, cold = 0, taken = 0;
+        list_for_each (node, &c->warm)
+            warm++;
+        list_for_each (node, &c->cold)
+            cold++;
+        for (struct stack_arena *a = pool->arenas; a; a = a->next)
+            for (size_t s = 0; a->class == i && s < a->prepared; s++)
+                taken += a->slot[s].state == STACK_TAKEN;
+        wh_assert(warm == c->warm_count);
+        wh_assert(cold == c->cold_count);
+        wh_assert(taken == c->taken);
+        wh_assert(c->promised <= warm + cold);
+        wh_assert(c->warm_low <= c->warm_count);
+        stacks += c->taken + c->promised;
+    }
+    wh_assert(stacks == pool->stacks);
+    wh_assert(stacks <= pool->stacks_max);
+}

@@ -1,0 +1,146 @@
+/*
+ * stacks.h: the memory of coroutines.
+ *
+ * A pool hands out stacks of five classes. The stacks of a class stand in arenas, large mappings
+ * cut into slots as wide as the class, each with a guard at its low end:
+ *
+ *      low                                                              high
+ *      | guard | reserved, touched page by page as the stack grows  | top |
+ *              ^ bottom                                   stack pointer -> top (less a colour)
+ *      |<---------------------- stack_class_bytes ----------------------->|
+ *
+ * The spacing of slots is what page tables cost (512 bytes a stack at 256 KiB), so the guard is cut
+ * from the class and not added to it. The top is lowered by 0 to 15 cache lines, slot by slot:
+ * equally aligned stacks would all compete for the same cache sets.
+ *
+ * A slot's life:
+ *
+ *      FRESH --prepare (guard)--> COLD <--give back memory-- WARM
+ *                                   \                         ^
+ *                                    `--take--> TAKEN --give--'    take prefers WARM, newest first
+ *
+ * Reserving and taking are two steps: a coroutine reserves a stack when it is started, which is
+ * where running out of memory is an error, and takes one when it first runs, which cannot fail. So
+ * a thousand started coroutines that run one after the other share one warm stack.
+ *
+ *      invariant, each class:   promised <= warm_count + cold_count
+ *
+ * A pool belongs to one thread. Guards use MADV_GUARD_INSTALL (Linux 6.13) when the kernel has it:
+ * then a million stacks are one mapping; else mprotect(2), which costs two mappings a stack and
+ * ends at vm.max_map_count.
+ */
+#ifndef STACKS_STACKS_H
+#define STACKS_STACKS_H
+
+#include "base/list.h"
+
+enum { STACK_CLASSES = 5 };
+
+/* Memory that a free warm stack may keep below its top. */
+#define STACK_WARM_KEEP_BYTES ((size_t)16 << 10)
+
+enum stack_state {
+    STACK_FRESH, /* of the arena: never used, no guard yet */
+    STACK_COLD,  /* of the pool: guarded, holds no memory */
+    STACK_WARM,  /* of the pool: guarded, holds memory of its last use */
+    STACK_TAKEN, /* of the coroutine in `owner` */
+};
+
+struct stack {
+    struct list link; /* in the pool's warm or cold list */
+    char *top;        /* one past the highest usable byte, 16-byte aligned */
+    void *owner;      /* TAKEN: whose; for fault reports */
+    uint8_t class;
+    uint8_t state;
+    bool was_cold;     /* taken without memory of an earlier use: its depth can be measured */
+    uint8_t scan_mark; /* for the owner's use: when stack_scan_next() last looked */
+};
+
+struct stack_arena {
+    struct stack_arena *next;
+    char *base;
+    size_t slots;    /* in all */
+    size_t prepared; /* slots below this are not FRESH */
+    uint8_t class;
+    struct stack slot[]; /* in a mapping of its own, touched as it is used */
+};
+
+struct stack_class {
+    size_t bytes;
+    size_t guard_bytes;
+    struct stack_arena *arena; /* the newest, the only one with FRESH slots */
+    struct list warm;          /* newest first */
+    struct list cold;
+    size_t warm_count;
+    size_t cold_count;
+    size_t warm_low; /* least warm_count since the last stack_pool_tidy() */
+    size_t promised;
+    size_t taken;
+    size_t slots; /* in all arenas */
+};
+
+struct stack_pool {
+    struct stack_class class[STACK_CLASSES];
+    struct stack_arena *arenas; /* all, newest first */
+    size_t stacks_max;          /* most promised and taken in all classes */
+    size_t stacks;
+    size_t reserved_bytes;
+    uint64_t trimmed;
+    bool guard_by_madvise;
+    bool complained;
+    struct stack_arena *scan_arena; /* where stack_scan_next() goes on */
+    size_t scan_slot;
+};
+
+/* guard_by_madvise: what stack_guard_probe() said, or false to do without. */
+void stack_pool_init(struct stack_pool *pool, size_t stacks_max, bool guard_by_madvise);
+
+/* Unmaps everything; no stack may be in use. */
+void stack_pool_finish(struct stack_pool *pool);
+
+/* Whether the kernel has MADV_GUARD_INSTALL. */
+bool stack_guard_probe(void);
+
+/* The smallest class of at least `bytes`, or -EINVAL when that is above the largest. */
+int stack_class_of(size_t bytes);
+size_t stack_class_bytes(int class);
+
+/* Makes sure that a later stack_take() of the class succeeds. Returns 0 or -ENOMEM, which is
+ * reported once with its cause. */
+int stack_reserve(struct stack_pool *pool, int class);
+void stack_unreserve(struct stack_pool *pool, int class);
+
+/* Takes a stack that was reserved. */
+struct stack *stack_take(struct stack_pool *pool, int class, void *owner);
+
+/* Gives it back. The caller may still be running on it: nothing touches its memory before the next
+ * stack_pool_tidy() or stack_take(). */
+void stack_give(struct stack_pool *pool, struct stack *stack);
+
+/* The lowest usable address. */
+char *stack_bottom(const struct stack_pool *pool, const struct stack *stack);
+
+/* How deep the stack's memory reaches below its top, in bytes: a count of pages, by mincore(2). */
+size_t stack_depth(const struct stack_pool *pool, const struct stack *stack);
+
+/* Gives back the memory between the bottom and `floor`, if the stack has grown below it. Returns
+ * whether it had. */
+bool stack_trim(struct stack_pool *pool, struct stack *stack, char *floor);
+
+/*
+ * Housekeeping, to be called every so often off the hot path and not on a pooled stack: the warm
+ * stacks that were not needed since the last call (warm_low) give half of themselves back.
+ */
+void stack_pool_tidy(struct stack_pool *pool);
+
+/* The next prepared slot of the pool, around and around; NULL at the end of each round. */
+struct stack *stack_scan_next(struct stack_pool *pool);
+
+/* The stack whose guard holds the address, or NULL. Async-signal-safe. */
+struct stack *stack_of_guard(const struct stack_pool *pool, const void *address);
+
+size_t stack_pool_resident_bytes(const struct stack_pool *pool);
+
+void stack_pool_validate(const struct stack_pool *pool);
+
+#endif

@@ -1,0 +1,25 @@
+/*
+ * switch_aarch64.S: the first instructions of a new context.
+ *
+ * context_switch (switch.h) branches here with sp at the stack's top, 16-byte aligned, and x1 the
+ * context switched to. The undefined x30 tells every unwinder that this is the outermost frame.
+ */
+        .text
+        .globl  context_entry
+        .hidden context_entry
+        .type   context_entry, %function
+        .p2align 4
+context_entry:
+        .cfi_startproc
+        .cfi_undefined x30
+        .cfi_undefined x29
+        hint    #38
+        mov     x29, xzr
+        mov     x30, xzr
+        mov     x0, x1
+        bl      context_main
+        brk     #1
+        .cfi_endproc
+        .size   context_entry, . - context_entry
+
+        .section .note.GNU-stack, "", %progbits

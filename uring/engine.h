@@ -1,0 +1,153 @@
+/*
+ * engine.h: operations, and the narrow interface to what carries them out.
+ *
+ * An operation is asked for once, may be asked to be cancelled, and is completed exactly once. Its
+ * storage is the caller's and the engine's from submit to completion:
+ *
+ *      IDLE --submit--> IN_FLIGHT --cancel--> CANCELLING
+ *        ^                  |                     |
+ *        `---- taken ---- DONE <---- completion --'
+ *
+ * Cancelling only asks. Whichever way it ends, the memory that the operation names is the kernel's
+ * until the operation comes out of engine_wait() (invariant 1 of the design), and its result is
+ * whatever truly happened (invariant 2): a cancel that came too late changes nothing.
+ *
+ * There is to be more than one engine (io_uring; a simulated one; epoll), so nothing here names a
+ * ring. An engine belongs to the thread that created it. It has never heard of coroutines.
+ */
+#ifndef URING_ENGINE_H
+#define URING_ENGINE_H
+
+#include "base/base.h"
+
+/* One row each in op_table (op.c). */
+enum op_code {
+    OP_READ,
+    OP_WRITE,
+    OP_READV,
+    OP_WRITEV,
+    OP_RECV,
+    OP_SEND,
+    OP_RECVMSG,
+    OP_SENDMSG,
+    OP_ACCEPT,
+    OP_CONNECT,
+    OP_CLOSE,
+    OP_SHUTDOWN,
+    OP_OPENAT,
+    OP_FSYNC,
+    OP_FDATASYNC,
+    OP_STATX,
+    OP_POLL,
+    OP_CANCEL_FD, /* ends every operation in flight on the descriptor */
+    OP_CODES,
+};
+
+enum op_state { OP_IDLE, OP_IN_FLIGHT, OP_CANCELLING, OP_DONE };
+
+struct op {
+    struct op *next; /* the engine's, and in the list that engine_wait() returns */
+    int32_t res;     /* once DONE: >= 0, or -errno; -ECANCELED when a cancel ended it */
+    uint32_t res_flags;
+    uint8_t code;
+    uint8_t state;
+    int32_t fd;
+    uint64_t addr; /* these four mean what the row of op_table says */
+    uint64_t off;
+    uint32_t len;
+    uint32_t flags;
+};
+
+/* What an operation is, for the engines and for whoever prints it. */
+struct op_row {
+    const char *name;  /* "recv" */
+    uint8_t opcode;    /* IORING_OP_* */
+    bool takes_fd;     /* fd is one, and not a directory to start from */
+    short poll_events; /* what to wait for when it says -EAGAIN; 0: nothing */
+    uint32_t flags;    /* set in every operation of the row */
+};
+
+extern const struct op_row op_table[OP_CODES];
+
+/* A queue of operations, linked by next. */
+struct op_list {
+    struct op *first;
+    struct op *last;
+};
+
+static inline void op_list_push(struct op_list *list, struct op *op)
+{
+    op->next = NULL;
+    if (list->first)
+        list->last->next = op;
+    else
+        list->first = op;
+    list->last = op;
+}
+
+static inline struct op *op_list_pop(struct op_list *list)
+{
+    struct op *op = list->first;
+    if (op)
+        list->first = op->next;
+    return op;
+}
+
+struct engine_stats {
+    uint64_t enters;
+    uint64_t submissions;
+    uint64_t completions;
+    uint64_t cancels;
+    uint64_t full;
+    uint64_t overflows;
+    uint64_t in_flight;
+};
+
+struct engine;
+
+/* What an engine is. All but `wait` return at once. */
+struct engine_type {
+    const char *name;
+    void (*destroy)(struct engine *engine);
+    /* Takes an IDLE operation. Cannot fail: what goes wrong is the operation's result. */
+    void (*submit)(struct engine *engine, struct op *op);
+    /* Asks for an IN_FLIGHT operation to end. */
+    void (*cancel)(struct engine *engine, struct op *op);
+    /* Whether completions, or work that the kernel does on entering, are there to be taken. */
+    bool (*ready)(const struct engine *engine);
+    /*
+     * Hands what was submitted to the kernel, sleeps until a completion is there or until_ns
+     * (absolute; in the past: does not sleep; INT64_MAX: without limit) has come, and appends the
+     * completed operations to `done`. Returns early on a signal. One system call, none if there is
+     * nothing to do.
+     */
+    void (*wait)(struct engine *engine, int64_t until_ns, struct op_list *done);
+    void (*stats)(const struct engine *engine, struct engine_stats *ret_stats);
+};
+
+struct engine {
+    const struct engine_type *type;
+};
+
+static inline void engine_submit(struct engine *engine, struct op *op)
+{
+    wh_assert(op->state == OP_IDLE);
+    engine->type->submit(engine, op);
+}
+
+static inline void engine_cancel(struct engine *engine, struct op *op)
+{
+    if (op->state == OP_IN_FLIGHT)
+        engine->type->cancel(engine, op);
+}
+
+static inline void engine_wait(struct engine *engine, int64_t until_ns, struct op_list *done)
+{
+    engine->type->wait(engine, until_ns, done);
+}
+
+/* The io_uring engine (ring.c), for the calling thread. Returns 0, or -errno and one line on
+ * standard error that says why and what helps. */
+int ring_create(unsigned entries, struct engine **ret_engine);
+
+#endif

@@ -1,0 +1,33 @@
+/*
+ * op.c: what each operation is. The generic fields of struct op are those of a submission entry, so
+ * a row is all that a new operation needs.
+ */
+#include "uring/engine.h"
+
+#include <liburing.h>
+#include <poll.h>
+
+/* clang-format off */
+/*                         name         opcode                fd     on -EAGAIN  flags */
+const struct op_row op_table[OP_CODES] = {
+    [OP_READ] =      {"read",      IORING_OP_READ,         true,  POLLIN},
+    [OP_WRITE] =     {"write",     IORING_OP_WRITE,        true,  POLLOUT},
+    [OP_READV] =     {"readv",     IORING_OP_READV,        true,  POLLIN},
+    [OP_WRITEV] =    {"writev",    IORING_OP_WRITEV,       true,  POLLOUT},
+    [OP_RECV] =      {"recv",      IORING_OP_RECV,         true,  POLLIN},
+    [OP_SEND] =      {"send",      IORING_OP_SEND,         true,  POLLOUT},
+    [OP_RECVMSG] =   {"recvmsg",   IORING_OP_RECVMSG,      true,  POLLIN},
+    [OP_SENDMSG] =   {"sendmsg",   IORING_OP_SENDMSG,      true,  POLLOUT},
+    [OP_ACCEPT] =    {"accept",    IORING_OP_ACCEPT,       true,  POLLIN},
+    [OP_CONNECT] =   {"connect",   IORING_OP_CONNECT,      true,  0},
+    [OP_CLOSE] =     {"close",     IORING_OP_CLOSE,        false, 0, 0},
+    [OP_SHUTDOWN] =  {"shutdown",  IORING_OP_SHUTDOWN,     true,  0},
+    [OP_OPENAT] =    {"openat",    IORING_OP_OPENAT,       false, 0, 0},
+    [OP_FSYNC] =     {"fsync",     IORING_OP_FSYNC,        true,  0},
+    [OP_FDATASYNC] = {"fdatasync", IORING_OP_FSYNC,        true,  0, IORING_FSYNC_DATASYNC},
+    [OP_STATX] =     {"statx",     IORING_OP_STATX,        false, 0, 0},
+    [OP_POLL] =      {"poll",      IORING_OP_POLL_ADD,     true,  0},
+    [OP_CANCEL_FD] = {"cancel_fd", IORING_OP_ASYNC_CANCEL, false, 0,
+                      IORING_ASYNC_CANCEL_FD | IORING_ASYNC_CANCEL_ALL},
+};
+/* clang-format on */

@@ -1,0 +1,362 @@
+/*
+ * ring.c: the io_uring engine.
+ *
+ * One ring for the thread that created it, SINGLE_ISSUER and DEFER_TASKRUN: the kernel posts
+ * completions only while we are in io_uring_enter(2), in batches, and tells by a flag in shared
+ * memory (TASKRUN_FLAG) that it would have some to post.
+ *
+ *      submit: fills an entry of the submission queue              no system call
+ *      wait:   one io_uring_enter: submits all, waits, posts       one, or none
+ *              then takes the completions                          no system call
+ *
+ * The entry's user_data is the operation's address; 0 marks a cancel, whose own completion tells
+ * nothing that the operation's does not. A cancel that is still in the queue when its operation
+ * completes may find a newer operation at the same address: it cannot hit it, because the newer
+ * one's entry stands behind the cancel in the queue, and a cancel looks only at what was issued
+ * before it.
+ *
+ * When the submission queue is full it is flushed on the spot, and completions are taken at the
+ * same time so that the completion queue has room. When the kernel has no memory for more requests
+ * (EAGAIN), or wants its completions taken first (EBUSY), we take them and try again, in steps of a
+ * millisecond: the operations in flight are what gives memory back.
+ *
+ * All system calls go through io_uring_enter2(), which tests wrap to inject faults.
+ */
+#include "uring/ring.h"
+
+#include "base/clock.h"
+
+#include <errno.h>
+#include <liburing.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Newer than some headers that we build with. */
+#ifndef IORING_FEAT_NO_IOWAIT
+#define IORING_FEAT_NO_IOWAIT (1U << 17)
+#endif
+#define ENTER_ABS_TIMER (1U << 5)
+#define ENTER_NO_IOWAIT (1U << 7)
+#define REGISTER_CLOCK  29
+
+enum {
+    ENTRIES_MIN = 8,
+    ENTRIES_MAX = 32768,
+    CQ_FACTOR = 4,
+    STARVED_TRIES_MAX = 5000, /* milliseconds without memory before it is said aloud */
+};
+
+struct ring {
+    struct engine engine;
+    struct io_uring uring;
+    unsigned enter_flags;
+    struct caps caps;
+    struct op_list done; /* taken early, to be handed out by the next wait */
+    struct engine_stats stats;
+};
+
+static struct ring *ring_of(struct engine *engine)
+{
+    return container_of(engine, struct ring, engine);
+}
+
+/* Moves what the completion queue holds to r->done. */
+static void reap(struct ring *r)
+{
+    struct io_uring_cq *cq = &r->uring.cq;
+    unsigned head = *cq->khead;
+    /* acquire: pairs with the kernel's release of the tail after it wrote the entries */
+    unsigned tail = __atomic_load_n(cq->ktail, __ATOMIC_ACQUIRE);
+    if (head == tail)
+        return;
+
+    for (; head != tail; head++) {
+        const struct io_uring_cqe *cqe = &cq->cqes[head & cq->ring_mask];
+        struct op *op = (struct op *)(uintptr_t)cqe->user_data;
+        if (!op)
+            continue;
+        wh_assert(op->state == OP_IN_FLIGHT || op->state == OP_CANCELLING);
+        wh_assert(!(cqe->flags & IORING_CQE_F_MORE));
+        op->res = cqe->res;
+        op->res_flags = cqe->flags;
+        op->state = OP_DONE;
+        op_list_push(&r->done, op);
+        r->stats.completions++;
+        r->stats.in_flight--;
+    }
+    /* release: the kernel may reuse the entries once it sees the head */
+    __atomic_store_n(cq->khead, head, __ATOMIC_RELEASE);
+}
+
+static unsigned kernel_flags(const struct ring *r)
+{
+    return __atomic_load_n(r->uring.sq.kflags, __ATOMIC_RELAXED);
+}
+
+/* One io_uring_enter(2): submits everything, waits for one completion if asked to. */
+static int enter(struct ring *r, bool sleep, int64_t until_ns)
+{
+    struct io_uring_sq *sq = &r->uring.sq;
+    unsigned to_submit = sq->sqe_tail - *sq->khead;
+    /* release: pairs with the kernel's acquire of the tail before it reads the entries */
+    __atomic_store_n(sq->ktail, sq->sqe_tail, __ATOMIC_RELEASE);
+
+    unsigned flags = r->enter_flags | IORING_ENTER_GETEVENTS;
+    struct __kernel_timespec ts;
+    struct io_uring_getevents_arg arg = {.ts = 0};
+    void *extra = NULL;
+    size_t extra_bytes = _NSIG / 8;
+
+    if (sleep && until_ns != INT64_MAX) {
+        if (r->caps.abs_timer) {
+            flags |= ENTER_ABS_TIMER;
+        } else {
+            until_ns -= clock_now();
+            if (until_ns < 0)
+                until_ns = 0;
+        }
+        ts.tv_sec = until_ns / 1000000000;
+        ts.tv_nsec = until_ns % 1000000000;
+        arg.ts = (uint64_t)(uintptr_t)&ts;
+        extra = &arg;
+        extra_bytes = sizeof arg;
+        flags |= IORING_ENTER_EXT_ARG;
+    }
+    if (kernel_flags(r) & IORING_SQ_CQ_OVERFLOW)
+        r->stats.overflows++;
+    r->stats.enters++;
+    int rc = io_uring_enter2((unsigned)r->uring.enter_ring_fd, to_submit, sleep, flags, extra,
+                             extra_bytes);
+    if (rc < 0 && rc != -ETIME && rc != -EINTR && rc != -EAGAIN && rc != -EBUSY)
+        panic("io_uring_enter failed: %s; the ring cannot go on", strerror(-rc));
+    return rc;
+}
+
+/* Empties the submission queue. It may take a while when the kernel is out of memory. */
+COLD static void flush(struct ring *r)
+{
+    r->stats.full++;
+    for (unsigned tries = 0; io_uring_sq_ready(&r->uring); tries++) {
+        int rc = enter(r, false, 0);
+        reap(r);
+        if (rc != -EAGAIN && rc != -EBUSY)
+            continue;
+        if (tries == STARVED_TRIES_MAX)
+            report("the kernel has had no memory for ring requests for %d s; operations wait. "
+                   "Raise the memory limit, or keep fewer operations in flight (%llu now)",
+                   STARVED_TRIES_MAX / 1000, (unsigned long long)r->stats.in_flight);
+        unsigned tail = r->uring.sq.sqe_tail;
+        r->uring.sq.sqe_tail = *r->uring.sq.khead; /* submit nothing: only wait */
+        enter(r, true, clock_now() + 1000000);
+        r->uring.sq.sqe_tail = tail;
+        reap(r);
+    }
+}
+
+static struct io_uring_sqe *sqe_take(struct ring *r)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&r->uring);
+    if (unlikely(!sqe)) {
+        flush(r);
+        sqe = io_uring_get_sqe(&r->uring);
+        wh_assert(sqe);
+    }
+    return sqe;
+}
+
+static void ring_submit(struct engine *engine, struct op *op)
+{
+    struct ring *r = ring_of(engine);
+    struct io_uring_sqe *sqe = sqe_take(r);
+    memset(sqe, 0, sizeof *sqe);
+    const struct op_row *row = &op_table[op->code];
+    sqe->opcode = row->opcode;
+    sqe->fd = op->fd;
+    sqe->off = op->off;
+    sqe->addr = op->addr;
+    sqe->len = op->len;
+    sqe->rw_flags = (int)(op->flags | row->flags);
+    sqe->user_data = (uint64_t)(uintptr_t)op;
+    op->state = OP_IN_FLIGHT;
+    r->stats.submissions++;
+    r->stats.in_flight++;
+}
+
+static void ring_cancel(struct engine *engine, struct op *op)
+{
+    struct ring *r = ring_of(engine);
+    struct io_uring_sqe *sqe = sqe_take(r);
+    if (op->state != OP_IN_FLIGHT) {
+        /* It completed while the queue was flushed: leave an entry that does nothing. */
+        memset(sqe, 0, sizeof *sqe);
+        sqe->opcode = IORING_OP_NOP;
+        return;
+    }
+    memset(sqe, 0, sizeof *sqe);
+    sqe->opcode = IORING_OP_ASYNC_CANCEL;
+    sqe->addr = (uint64_t)(uintptr_t)op;
+    if (r->caps.cqe_skip)
+        sqe->flags = IOSQE_CQE_SKIP_SUCCESS;
+    op->state = OP_CANCELLING;
+    r->stats.cancels++;
+}
+
+static bool ring_ready(const struct engine *engine)
+{
+    const struct ring *r = container_of(engine, struct ring, engine);
+    return r->done.first || io_uring_cq_ready(&r->uring) ||
+           (kernel_flags(r) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW));
+}
+
+static void ring_wait(struct engine *engine, int64_t until_ns, struct op_list *done)
+{
+    struct ring *r = ring_of(engine);
+    reap(r);
+
+    /* Without the flag only entering tells whether there is work. */
+    bool work = io_uring_sq_ready(&r->uring) || !r->caps.taskrun_flag ||
+                (kernel_flags(r) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW));
+    bool sleep = !r->done.first && until_ns > 0;
+    if (work || sleep) {
+        int rc = enter(r, sleep, until_ns);
+        reap(r);
+        /* No memory for requests and nothing came: let some come before the next try. */
+        if ((rc == -EAGAIN || rc == -EBUSY) && !r->done.first)
+            flush(r);
+    }
+
+    if (!r->done.first)
+        return;
+    if (done->first)
+        done->last->next = r->done.first;
+    else
+        done->first = r->done.first;
+    done->last = r->done.last;
+    r->done.first = NULL;
+}
+
+static void ring_stats(const struct engine *engine, struct engine_stats *ret_stats)
+{
+    *ret_stats = container_of(engine, struct ring, engine)->stats;
+}
+
+static void ring_destroy(struct engine *engine)
+{
+    struct ring *r = ring_of(engine);
+    wh_assert(r->stats.in_flight == 0);
+    io_uring_queue_exit(&r->uring);
+    mem_free(r);
+}
+
+static const struct engine_type ring_type = {
+    .name = "io_uring",
+    .destroy = ring_destroy,
+    .submit = ring_submit,
+    .cancel = ring_cancel,
+    .ready = ring_ready,
+    .wait = ring_wait,
+    .stats = ring_stats,
+};
+
+static const char *setup_cure(int error)
+{
+    switch (error) {
+    case -ENOSYS: return "this kernel has none: Linux 6.1 or newer is needed, with CONFIG_IO_URING";
+    case -EINVAL: return "this kernel's is too old: Linux 6.1 or newer is needed";
+    case -EPERM:
+    case -EACCES:
+        return "it is forbidden here: see the sysctl kernel.io_uring_disabled, and the container's "
+               "seccomp profile";
+    case -ENOMEM:
+        return "no memory: lower WHORL_RING_ENTRIES, or raise ulimit -l and the memory limit";
+    case -EMFILE:
+    case -ENFILE: return "no descriptor is free: raise ulimit -n";
+    default: return "unexpected";
+    }
+}
+
+/* Sets the ring up with every flag there is, without those that are masked or unknown here. */
+static int setup(struct ring *r, unsigned entries)
+{
+    struct caps *caps = &r->caps;
+    caps->single_issuer = !caps_masked("single_issuer");
+    caps->defer_taskrun = caps->single_issuer && !caps_masked("defer_taskrun");
+    caps->taskrun_flag = !caps_masked("taskrun_flag");
+    caps->no_sqarray = !caps_masked("no_sqarray");
+
+    for (;;) {
+        struct io_uring_params params = {.cq_entries = entries * CQ_FACTOR};
+        params.flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL;
+        if (caps->single_issuer)
+            params.flags |= IORING_SETUP_SINGLE_ISSUER;
+        params.flags |=
+            caps->defer_taskrun ? IORING_SETUP_DEFER_TASKRUN : IORING_SETUP_COOP_TASKRUN;
+        if (caps->taskrun_flag)
+            params.flags |= IORING_SETUP_TASKRUN_FLAG;
+        if (caps->no_sqarray)
+            params.flags |= IORING_SETUP_NO_SQARRAY;
+
+        int rc = io_uring_queue_init_params(entries, &r->uring, &params);
+        if (rc == -EINVAL && caps->no_sqarray) {
+            caps->no_sqarray = false; /* the one flag above that is newer than the floor */
+            continue;
+        }
+        return rc;
+    }
+}
+
+static void probe_features(struct ring *r)
+{
+    struct caps *caps = &r->caps;
+    struct io_uring *uring = &r->uring;
+    caps->ext_arg = uring->features & IORING_FEAT_EXT_ARG;
+    caps->cqe_skip = (uring->features & IORING_FEAT_CQE_SKIP) && !caps_masked("cqe_skip");
+    caps->no_iowait = (uring->features & IORING_FEAT_NO_IOWAIT) && !caps_masked("no_iowait");
+    caps->ring_fd = !caps_masked("ring_fd") && io_uring_register_ring_fd(uring) == 1;
+
+    /* Choosing the clock and absolute timeouts came together. struct io_uring_clock_register is the
+     * clock's number and three reserved words. */
+    uint32_t clock[4] = {CLOCK_MONOTONIC};
+    caps->abs_timer = !caps_masked("abs_timer") &&
+                      io_uring_register((unsigned)uring->ring_fd, REGISTER_CLOCK, clock, 0) == 0;
+
+    if (caps->ring_fd)
+        r->enter_flags |= IORING_ENTER_REGISTERED_RING;
+    if (caps->no_iowait)
+        r->enter_flags |= ENTER_NO_IOWAIT;
+}
+
+int ring_create(unsigned entries, struct engine **ret_engine)
+{
+    if (entries < ENTRIES_MIN || entries > ENTRIES_MAX || (entries & (entries - 1))) {
+        report("ring_entries is %u; it must be a power of two from %d to %d", entries, ENTRIES_MIN,
+               ENTRIES_MAX);
+        return -EINVAL;
+    }
+    struct ring *r = mem_zalloc(sizeof *r);
+    if (!r) {
+        report("no memory for a ring");
+        return -ENOMEM;
+    }
+    r->engine.type = &ring_type;
+
+    int rc = setup(r, entries);
+    if (rc < 0) {
+        report("cannot set up io_uring (%s): %s", strerror(-rc), setup_cure(rc));
+        mem_free(r);
+        if (rc == -EACCES)
+            return -EPERM;
+        return rc == -EINVAL ? -ENOSYS : rc;
+    }
+    probe_features(r);
+    wh_assert(r->caps.ext_arg); /* older than the floor, which setup has checked */
+    *ret_engine = &r->engine;
+    return 0;
+}
+
+void ring_caps(const struct engine *engine, struct caps *ret_caps)
+{
+    wh_assert(engine->type == &ring_type);
+    *ret_caps = container_of(engine, struct ring, engine)->caps;
+}
