@@ -14,6 +14,9 @@
 /* Rather late than early. */
 #define FAST 1.0005
 
+/* Tries at a reading that nothing interrupts. */
+#define READINGS 8
+
 static bool counter_is_trusted(void)
 {
     char name[32];
@@ -29,28 +32,58 @@ static bool counter_is_trusted(void)
     return !strcmp(name, "tsc\n") || !strcmp(name, "arch_sys_counter\n");
 }
 
+/* Both clocks at once, as nearly as can be: the counter stands before the exact time. */
+struct reading {
+    int64_t ns;
+    uint64_t cycles;
+    uint64_t gap_cycles; /* how long it took: more when something came between */
+};
+
+static inline struct reading read_both(void)
+{
+    struct reading r = {.cycles = clock_cycles()};
+    r.ns = clock_now();
+    r.gap_cycles = clock_cycles() - r.cycles;
+    return r;
+}
+
+/* The closest of several. */
+COLD static struct reading read_closest(void)
+{
+    struct reading closest = read_both();
+    for (int i = 1; i < READINGS; i++) {
+        struct reading r = read_both();
+        if (r.gap_cycles < closest.gap_cycles)
+            closest = r;
+    }
+    return closest;
+}
+
 void clock_init(struct clock *clock)
 {
     memset(clock, 0, sizeof *clock);
     clock->counter_trusted = counter_is_trusted();
-    clock->anchor_ns = clock_now();
-    clock->anchor_cycles = clock_cycles();
-    clock->base_ns = clock->anchor_ns;
-    clock->base_cycles = clock->anchor_cycles;
+    struct reading anchor = read_closest();
+    clock->anchor_ns = anchor.ns;
+    clock->anchor_cycles = anchor.cycles;
+    clock->base_ns = anchor.ns;
+    clock->base_cycles = anchor.cycles;
+    clock->gap_max_cycles = 4 * anchor.gap_cycles + 16;
 }
 
 int64_t clock_sync(struct clock *clock)
 {
-    uint64_t cycles = clock_cycles();
-    int64_t now_ns = clock_now();
-    clock->base_ns = now_ns;
-    clock->base_cycles = cycles;
+    struct reading now = read_both();
+    if (unlikely(now.gap_cycles > clock->gap_max_cycles) && clock->counter_trusted)
+        now = read_closest();
+    clock->base_ns = now.ns;
+    clock->base_cycles = now.cycles;
 
-    int64_t span_ns = now_ns - clock->anchor_ns;
+    int64_t span_ns = now.ns - clock->anchor_ns;
     if (clock->counter_trusted && span_ns >= RATE_SPAN_NS) {
-        double rate = (double)span_ns / (double)(cycles - clock->anchor_cycles);
+        double rate = (double)span_ns / (double)(now.cycles - clock->anchor_cycles);
         clock->ns_per_cycle = (uint64_t)(rate * FAST * 4294967296.0);
         clock->fresh_cycles = (uint64_t)(FRESH_NS / rate);
     }
-    return now_ns;
+    return now.ns;
 }

@@ -25,6 +25,7 @@ struct clock {
     uint64_t ns_per_cycle; /* 32.32 fixed point */
     int64_t anchor_ns;     /* the first reading, from which the rate is measured */
     uint64_t anchor_cycles;
+    uint64_t gap_max_cycles; /* a reading that took longer was interrupted: it is taken again */
     bool counter_trusted;
 };
 

@@ -126,13 +126,13 @@ void wh_sites_visit(void (*visit)(const struct wh_site *site, void *arg), void *
 int coro_start(struct worker *w, struct wh_site *site, wh_coro **ret_coro,
                const wh_spawn_options *options, void (*fn)(void), const uintptr_t *words)
 {
-    int class = w->stack_class;
+    int size_class = w->stack_class;
     if (options && options->stack_bytes) {
-        class = stack_class_of(options->stack_bytes);
-        if (class < 0)
-            return class;
+        size_class = stack_class_of(options->stack_bytes);
+        if (size_class < 0)
+            return size_class;
     }
-    int rc = stack_reserve(&w->stacks, class);
+    int rc = stack_reserve(&w->stacks, size_class);
     if (unlikely(rc < 0))
         return rc;
     wh_coro *coro = slab_take(w);
@@ -142,8 +142,8 @@ int coro_start(struct worker *w, struct wh_site *site, wh_coro **ret_coro,
     coro->worker = w;
     coro->state = CORO_NEW;
     coro->flags = ret_coro ? 0 : CORO_DETACHED;
-    coro->stack_class = (uint8_t)class;
-    coro->id = ++w->last_id;
+    coro->stack_class = (uint8_t)size_class;
+    coro->id = (uint32_t)++w->started;
     coro->deadline_ns = w->current->deadline_ns;
     coro->stack = NULL;
     coro->site = site;
@@ -160,17 +160,16 @@ int coro_start(struct worker *w, struct wh_site *site, wh_coro **ret_coro,
         snprintf(coro->extra->name, sizeof coro->extra->name, "%s", options->name);
     }
     site_started(site);
-    w->live++;
-    w->started++;
     ready_push(w, coro);
     if (ret_coro)
         *ret_coro = coro;
     return 0;
 
 no_name:
+    w->started--;
     slab_give(w, coro);
 no_descriptor:
-    stack_unreserve(&w->stacks, class);
+    stack_unreserve(&w->stacks, size_class);
     return -ENOMEM;
 }
 
@@ -183,13 +182,29 @@ int wh_start_(struct wh_site *site, wh_coro **ret_coro, const wh_spawn_options *
     return coro_start(self->worker, site, ret_coro, options, fn, words);
 }
 
+/* Makes a NEW coroutine that has been given its stack ready to start. */
+static inline void begin_on_stack(struct worker *w, wh_coro *coro, struct stack *stack)
+{
+    coro->stack = stack;
+    context_init(&coro->context, stack->top);
+    sanitizer_stack_set(&coro->sanitizer, &w->stacks, stack);
+}
+
 void coro_attach_stack(struct worker *w, wh_coro *coro)
 {
     wh_assert(coro->state == CORO_NEW);
-    coro->stack = stack_take(&w->stacks, coro->stack_class, coro);
-    context_init(&coro->context, coro->stack->top);
-    char *bottom = stack_bottom(&w->stacks, coro->stack);
-    sanitizer_stack_set(&coro->sanitizer, bottom, (size_t)(coro->stack->top - bottom));
+    begin_on_stack(w, coro, stack_take(&w->stacks, coro->stack_class, coro));
+}
+
+void coro_pass_stack(struct worker *w, struct stack *stack, wh_coro *next)
+{
+    if (next->state == CORO_NEW && next->stack_class == stack->size_class) {
+        stack_pass(&w->stacks, stack, next);
+        begin_on_stack(w, next, stack);
+        next->state = CORO_READY;
+    } else {
+        stack_give(&w->stacks, stack);
+    }
 }
 
 /* ---- Run and end ---- */
@@ -232,9 +247,8 @@ static void finish(wh_coro *self, intptr_t value)
     }
     if (unlikely(self->stack->was_cold))
         measure_depth(w, self);
-    stack_give(&w->stacks, self->stack);
+    struct stack *stack = self->stack;
     self->stack = NULL;
-    w->live--;
     w->ended++;
     if (unlikely(self == w->root)) {
         w->result = (int)value;
@@ -250,7 +264,7 @@ static void finish(wh_coro *self, intptr_t value)
         slab_give(w, self);
     else if (joiner)
         wake(joiner, 0);
-    park_dead(self);
+    park_dead(self, stack);
 }
 
 void context_main(struct context *context)

@@ -29,7 +29,8 @@ enum {
     TURN_LONG_NS = 400000,
     SPIN_LOOKS = 32, /* at the ring, between looks at the clock */
     TIDY_PERIOD_NS = 250000000,
-    TIDY_SLOTS = 512, /* stacks looked at in a round of housekeeping */
+    TIDY_SLICE_PERIOD_NS = 4000000, /* while busy */
+    TIDY_SLICE = 64, /* stacks dealt with at once */
     TIDY_PARKED_ROUNDS = 2,
     DEADLOCK_NAMED_MAX = 20,
 };
@@ -54,34 +55,56 @@ static bool tidy_stack(struct worker *w, struct stack *stack)
     return stack_trim(&w->stacks, stack, (char *)coro->context.sp - 128);
 }
 
-static void tidy(struct worker *w)
+/* A slice of the round that is under way, about a tenth of a millisecond. Returns whether the round is
+ * over. */
+static bool tidy_slice(struct worker *w)
 {
-    uint64_t trimmed = w->stacks.trimmed;
-    size_t warm_surplus = 0;
-    for (int i = 0; i < STACK_CLASSES; i++)
-        warm_surplus += w->stacks.class[i].warm_low;
-    stack_pool_tidy(&w->stacks);
-
-    bool whole_round = false;
-    for (int i = 0; i < TIDY_SLOTS && !whole_round; i++) {
+    if (stack_pool_give_back(&w->stacks, TIDY_SLICE))
+        return false;
+    for (int i = 0; i < TIDY_SLICE; i++) {
         struct stack *stack = stack_scan_next(&w->stacks);
-        if (stack)
-            tidy_stack(w, stack);
-        else
-            whole_round = true;
+        if (!stack)
+            return true;
+        if (tidy_stack(w, stack))
+            w->tidy_found = true;
     }
+    return false;
+}
 
-    w->epoch++;
+/* Four times a second a round begins, if the last one is over. */
+static void tidy_begin(struct worker *w)
+{
     bool ran = w->switches != w->tidy_switches;
     w->tidy_switches = w->switches;
-    /* Two rounds after the last coroutine ran, those that parked then count as long parked. */
-    if (ran)
-        w->tidy_round = 0;
-    else if (whole_round)
-        w->tidy_round++;
-    w->tidy_quiet =
-        w->tidy_round > TIDY_PARKED_ROUNDS && !warm_surplus && trimmed == w->stacks.trimmed;
+    w->epoch++;
     w->tidy_at_ns = w->now_ns + TIDY_PERIOD_NS;
+    if (w->tidy_under_way)
+        return;
+    stack_pool_tidy(&w->stacks);
+    w->tidy_round = ran || w->tidy_found ? 0 : w->tidy_round + 1;
+    w->tidy_found = false;
+    w->tidy_under_way = true;
+}
+
+static void tidy(struct worker *w)
+{
+    if (w->now_ns >= w->tidy_at_ns)
+        tidy_begin(w);
+    if (!w->tidy_under_way || (w->ready_first && w->now_ns < w->tidy_slice_ns))
+        return;
+    w->tidy_slice_ns = w->now_ns + TIDY_SLICE_PERIOD_NS;
+    size_t warm = w->stacks.classes[w->stack_class].warm_count;
+    if (tidy_slice(w))
+        w->tidy_under_way = false;
+    if (w->stacks.classes[w->stack_class].warm_count != warm)
+        w->tidy_found = true;
+}
+
+/* Whether an idle worker may sleep without limit: rounds were made since anything ran, enough of them
+ * for those that parked last to count as long parked, and found nothing. */
+static bool tidy_quiet(const struct worker *w)
+{
+    return !w->tidy_under_way && w->tidy_round > TIDY_PARKED_ROUNDS;
 }
 
 /* ---- Waking ---- */
@@ -114,7 +137,9 @@ static int64_t next_event_ns(const struct worker *w)
     int64_t next = wheel_next(&w->wheel);
     if (w->ending && w->grace_end_ns < next)
         next = w->grace_end_ns;
-    if (!w->tidy_quiet && w->tidy_at_ns < next)
+    if (w->tidy_under_way)
+        next = 0;
+    else if (!tidy_quiet(w) && w->tidy_at_ns < next)
         next = w->tidy_at_ns;
     return next;
 }
@@ -153,7 +178,7 @@ static void idle(struct worker *w, struct op_list *done)
 {
     int64_t until_ns = next_event_ns(w);
     int64_t began_ns = clock_read(&w->clock);
-    if (w->spin_ns && w->idle_ns < w->spin_ns && w->ops_in_flight) {
+    if (w->spin_ns && w->idle_ns < w->spin_ns && w->ops_in_flight && until_ns > began_ns) {
         engine_wait(w->engine, 0, done); /* submits */
         if (done->first)
             return;
@@ -166,8 +191,10 @@ static void idle(struct worker *w, struct op_list *done)
             return;
         }
     }
-    w->sleeps++;
+    w->sleeps += until_ns > 0;
     engine_wait(w->engine, until_ns, done);
+    if (until_ns <= 0)
+        return;
     if (done->first || !w->ops_in_flight)
         idle_learn(w, clock_read(&w->clock) - began_ns);
 }
@@ -197,7 +224,7 @@ COLD static void deadlock(struct worker *w)
 {
     struct naming naming = {"deadlocked", DEADLOCK_NAMED_MAX};
     report("deadlock: %llu coroutines wait for each other and nothing else is under way",
-           (unsigned long long)w->live);
+           (unsigned long long)live(w));
     coro_visit(w, name_one, &naming);
     w->ending = true;
     w->result = -EDEADLK;
@@ -215,7 +242,7 @@ COLD static void give_up(struct worker *w)
 {
     struct naming naming = {"still not ended", DEADLOCK_NAMED_MAX};
     report("%llu coroutines did not end within %lld ms of being cancelled, and are abandoned",
-           (unsigned long long)w->live, (long long)(w->grace_ns < 0 ? 0 : w->grace_ns / 1000000));
+           (unsigned long long)live(w), (long long)(w->grace_ns < 0 ? 0 : w->grace_ns / 1000000));
     coro_visit(w, name_one, &naming);
 }
 
@@ -226,9 +253,9 @@ static bool over(struct worker *w)
         return false;
     if (!w->grace_begun)
         begin_end(w);
-    if (w->live && w->now_ns >= w->grace_end_ns)
+    if (live(w) && w->now_ns >= w->grace_end_ns)
         give_up(w);
-    else if (w->live)
+    else if (live(w))
         return false;
     return true;
 }
@@ -264,8 +291,7 @@ void loop_run(struct worker *w)
         w->now_ns = clock_sync(&w->clock);
         wake_completed(&done);
         expire_timers(w);
-        if (w->now_ns >= w->tidy_at_ns)
-            tidy(w);
+        tidy(w);
         if (w->ready_first) {
             run_ready(w);
             budget_adapt(w, clock_read(&w->clock) - w->now_ns);
@@ -283,5 +309,5 @@ void worker_validate(struct worker *w)
         wh_assert(coro->next || coro == w->ready_last);
         ready++;
     }
-    wh_assert(ready <= w->live);
+    wh_assert(ready <= live(w));
 }

@@ -5,7 +5,7 @@
 
 #include <errno.h>
 
-_Thread_local struct worker *worker_tls;
+__thread struct worker *worker_tls;
 
 void called_outside(const char *call)
 {
@@ -87,31 +87,51 @@ COLD static void yield_in_catch(struct worker *w)
     *w->exceptions = saved;
 }
 
+/* The queue is empty, or it is the loop's turn. */
+COLD static void yield_to_loop(struct worker *w, wh_coro *self)
+{
+    if (!w->ready_first && w->budget > 0)
+        return;
+    self->state = CORO_READY;
+    ready_push(w, self);
+    switch_to(w, self, &w->loop);
+}
+
 void wh_yield(void)
 {
     wh_coro *self = self_or_panic("wh_yield");
-    struct worker *w = self->worker;
+    struct worker *w = worker_tls;
     if (unlikely(in_catch(w))) {
         yield_in_catch(w);
         return;
     }
-    self->state = CORO_READY;
-    ready_push(w, self);
-    wh_coro *next = take_next(w);
-    if (unlikely(next == self)) {
-        self->state = CORO_RUNNING;
+    wh_coro *next = w->ready_first;
+    if (unlikely(--w->budget <= 0 || !next)) {
+        yield_to_loop(w, self);
         return;
     }
+    /* Popped before pushed: what is stored into the queue is then not loaded again at once. */
+    wh_coro *second = next->next;
+    self->state = CORO_READY;
+    self->next = NULL;
+    if (second) {
+        w->ready_first = second;
+        w->ready_last->next = self;
+    } else {
+        w->ready_first = self;
+    }
+    w->ready_last = self;
     switch_to(w, self, next);
 }
 
-void park_dead(wh_coro *self)
+void park_dead(wh_coro *self, struct stack *stack)
 {
     struct worker *w = self->worker;
     wh_coro *next = take_next(w);
+    coro_pass_stack(w, stack, next);
     arm_to_run(w, next);
-    /* The stack has been given back and `next` may have got it: from here on nothing below the
-     * current frame may be needed, and the descriptor may be free. */
+    /* `next` may have our stack now: it begins at its top, and we do not come back to ours. The
+     * descriptor may be free already. */
     sanitizer_leave(&self->sanitizer, &next->sanitizer, true);
     context_switch(&w->discarded, &next->context);
     __builtin_unreachable();

@@ -209,9 +209,9 @@ void wh_stats_get(wh_stats *ret_stats)
     w->engine->type->stats(w->engine, &ring);
     uint64_t warm = 0;
     for (int i = 0; i < STACK_CLASSES; i++)
-        warm += w->stacks.class[i].warm_count;
+        warm += w->stacks.classes[i].warm_count;
     *ret_stats = (wh_stats){
-        .coros_live = w->live,
+        .coros_live = live(w),
         .coros_started = w->started,
         .coros_ended = w->ended,
         .switches = w->switches + (uint64_t)(w->budget_given - w->budget),

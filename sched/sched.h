@@ -106,9 +106,9 @@ struct wh_coro {
     struct sanitizer sanitizer;
 } __attribute__((aligned(64)));
 
-_Static_assert(offsetof(wh_coro, context) == 0, "context_entry passes the coroutine's address");
+static_assert(offsetof(wh_coro, context) == 0, "context_entry passes the coroutine's address");
 #if !defined(WHORL_ASAN) && !defined(WHORL_VALGRIND)
-_Static_assert(sizeof(wh_coro) == 192, "three cache lines: a parked million counts every byte");
+static_assert(sizeof(wh_coro) == 192, "three cache lines: a parked million counts every byte");
 #endif
 
 /* The two words of the C++ runtime that a catch block under way keeps per thread (C++ ABI, 2.2.2).
@@ -138,8 +138,8 @@ struct worker {
     uint64_t ops_in_flight;
     wh_coro *slab_free;
     struct slab_chunk *slab_chunks;
-    uint64_t live;
-    uint32_t last_id;
+    uint64_t started;
+    uint64_t ended;
     int stack_class; /* of who asks for none */
     struct stack_pool stacks;
     struct wheel wheel;
@@ -150,12 +150,11 @@ struct worker {
     int64_t spin_ns;      /* longest spin; 0: never */
     int64_t idle_ns;      /* moving average of how long it was idle */
     int64_t tidy_at_ns;
-    unsigned tidy_round; /* whole rounds of housekeeping since a coroutine last ran */
-    bool tidy_quiet;     /* it has nothing left to do */
+    unsigned tidy_round; /* of housekeeping, since a coroutine ran or one found something to do */
+    bool tidy_under_way;
+    bool tidy_found;
     uint64_t tidy_switches;
     uint64_t switches;
-    uint64_t started;
-    uint64_t ended;
     uint64_t turns;
     uint64_t spins;
     uint64_t spins_paid;
@@ -169,7 +168,7 @@ struct worker {
     int result;
 };
 
-extern _Thread_local struct worker *worker_tls __attribute__((tls_model("initial-exec")));
+extern __thread struct worker *worker_tls __attribute__((tls_model("initial-exec")));
 
 /* The running coroutine, for the call named `call`; panics outside of one. */
 COLD void called_outside(const char *call) __attribute__((noreturn));
@@ -180,6 +179,12 @@ static inline wh_coro *self_or_panic(const char *call)
     if (unlikely(!w || w->current == &w->loop))
         called_outside(call);
     return w->current;
+}
+
+/* How many coroutines have been started and have not ended. */
+static inline uint64_t live(const struct worker *w)
+{
+    return w->started - w->ended;
 }
 
 /* ---- Run queue ---- */
@@ -237,8 +242,8 @@ static inline void deadline_arm(wh_coro *self)
 /* A coroutine's timer has fired. */
 void deadline_fired(wh_coro *coro);
 
-/* Gives up the rest of the turn and never returns: the end of a coroutine. */
-void park_dead(wh_coro *self) __attribute__((noreturn));
+/* The end of a coroutine: passes its stack on and never returns. */
+void park_dead(wh_coro *self, struct stack *stack) __attribute__((noreturn));
 
 /* The loop's part: runs coroutines until the queue is empty or the budget is used up. */
 void run_ready(struct worker *w);
@@ -266,6 +271,9 @@ int coro_start(struct worker *w, struct wh_site *site, wh_coro **ret_coro,
 
 /* Gives a NEW coroutine the stack that was reserved for it. */
 void coro_attach_stack(struct worker *w, wh_coro *coro);
+
+/* Gives an ended coroutine's stack to the next one if that is NEW and wants its like, else back. */
+void coro_pass_stack(struct worker *w, struct stack *stack, wh_coro *next);
 
 /* Calls visit with every coroutine of the worker that has not ended. */
 void coro_visit(struct worker *w, void (*visit)(wh_coro *coro, void *arg), void *arg);

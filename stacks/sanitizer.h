@@ -10,7 +10,7 @@
 #ifndef STACKS_SANITIZER_H
 #define STACKS_SANITIZER_H
 
-#include "base/base.h"
+#include "stacks/stacks.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #define WHORL_ASAN 1
@@ -41,13 +41,13 @@ struct sanitizer {
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 
-static inline void sanitizer_stack_set(struct sanitizer *s, const void *bottom, size_t bytes)
+static inline void sanitizer_stack_set(struct sanitizer *s, const struct stack_pool *pool,
+                                       const struct stack *stack)
 {
-    s->bottom = bottom;
-    s->bytes = bytes;
+    s->bottom = stack_bottom(pool, stack);
+    s->bytes = (size_t)(stack->top - (const char *)s->bottom);
     s->fake_stack = NULL;
-    if (bytes)
-        ASAN_UNPOISON_MEMORY_REGION(bottom, bytes);
+    ASAN_UNPOISON_MEMORY_REGION(s->bottom, s->bytes);
 }
 
 static inline void sanitizer_leave(struct sanitizer *from, const struct sanitizer *to, bool dying)
@@ -62,11 +62,12 @@ static inline void sanitizer_arrive(struct sanitizer *self)
 
 #else
 
-static inline void sanitizer_stack_set(struct sanitizer *s, const void *bottom, size_t bytes)
+static inline void sanitizer_stack_set(struct sanitizer *s, const struct stack_pool *pool,
+                                       const struct stack *stack)
 {
     (void)s;
-    (void)bottom;
-    (void)bytes;
+    (void)pool;
+    (void)stack;
 }
 
 static inline void sanitizer_leave(struct sanitizer *from, const struct sanitizer *to, bool dying)

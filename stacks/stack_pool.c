@@ -24,7 +24,7 @@
 #define ARENA_SLOTS_MIN 16
 #define ARENA_BYTES_MAX ((size_t)64 << 30)
 #define COLOURS         16
-#define COLOUR_BYTES    64
+#define COLOUR_BYTES     64
 
 /* Pages looked at by one mincore(2). */
 #define MINCORE_PAGES 2048
@@ -39,15 +39,15 @@ static const struct {
 
 int stack_class_of(size_t bytes)
 {
-    for (int class = 0; class < STACK_CLASSES; class ++)
-        if (bytes <= classes[class].bytes)
-            return class;
+    for (int size_class = 0; size_class < STACK_CLASSES; size_class++)
+        if (bytes <= classes[size_class].bytes)
+            return size_class;
     return -EINVAL;
 }
 
-size_t stack_class_bytes(int class)
+size_t stack_class_bytes(int size_class)
 {
-    return classes[class].bytes;
+    return classes[size_class].bytes;
 }
 
 bool stack_guard_probe(void)
@@ -66,10 +66,10 @@ void stack_pool_init(struct stack_pool *pool, size_t stacks_max, bool guard_by_m
     pool->stacks_max = stacks_max;
     pool->guard_by_madvise = guard_by_madvise;
     for (int i = 0; i < STACK_CLASSES; i++) {
-        pool->class[i].bytes = classes[i].bytes;
-        pool->class[i].guard_bytes = classes[i].guard_bytes;
-        list_init(&pool->class[i].warm);
-        list_init(&pool->class[i].cold);
+        pool->classes[i].bytes = classes[i].bytes;
+        pool->classes[i].guard_bytes = classes[i].guard_bytes;
+        list_init(&pool->classes[i].warm);
+        list_init(&pool->classes[i].cold);
     }
 }
 
@@ -83,14 +83,14 @@ void stack_pool_finish(struct stack_pool *pool)
     while (pool->arenas) {
         struct stack_arena *arena = pool->arenas;
         pool->arenas = arena->next;
-        munmap(arena->base, arena->slots * classes[arena->class].bytes);
+        munmap(arena->base, arena->slots * classes[arena->size_class].bytes);
         munmap(arena, arena_table_bytes(arena->slots));
     }
 }
 
-static struct stack_arena *arena_map(int class, size_t slots)
+static struct stack_arena *arena_map(int size_class, size_t slots)
 {
-    size_t bytes = slots * classes[class].bytes;
+    size_t bytes = slots * classes[size_class].bytes;
     char *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED)
@@ -107,21 +107,21 @@ static struct stack_arena *arena_map(int class, size_t slots)
     (void)madvise(base, bytes, MADV_NOHUGEPAGE);
     arena->base = base;
     arena->slots = slots;
-    arena->class = (uint8_t)class;
+    arena->size_class = (uint8_t)size_class;
     return arena;
 }
 
 /* Adds an arena as large as all that the class has, or, where address space is limited, smaller. */
-static int arena_add(struct stack_pool *pool, int class)
+static int arena_add(struct stack_pool *pool, int size_class)
 {
-    struct stack_class *c = &pool->class[class];
+    struct stack_class *c = &pool->classes[size_class];
     size_t slots = c->slots < ARENA_SLOTS_MIN ? ARENA_SLOTS_MIN : c->slots;
     if (slots > ARENA_BYTES_MAX / c->bytes)
         slots = ARENA_BYTES_MAX / c->bytes;
 
-    struct stack_arena *arena = arena_map(class, slots);
+    struct stack_arena *arena = arena_map(size_class, slots);
     while (!arena && slots > 1)
-        arena = arena_map(class, slots /= 2);
+        arena = arena_map(size_class, slots /= 2);
     if (!arena)
         return -ENOMEM;
 
@@ -152,11 +152,11 @@ static int guard_install(const struct stack_pool *pool, char *low, size_t bytes)
 }
 
 /* Turns the next FRESH slot into a COLD one. */
-COLD static int slot_prepare(struct stack_pool *pool, int class)
+COLD static int slot_prepare(struct stack_pool *pool, int size_class)
 {
-    struct stack_class *c = &pool->class[class];
+    struct stack_class *c = &pool->classes[size_class];
     if (!c->arena || c->arena->prepared == c->arena->slots) {
-        if (arena_add(pool, class) < 0)
+        if (arena_add(pool, size_class) < 0)
             return complain(pool, "no address space or memory",
                             "start fewer coroutines, use a smaller stack class, or raise the "
                             "limit (ulimit -v, cgroup memory, vm.overcommit_memory)");
@@ -174,7 +174,7 @@ COLD static int slot_prepare(struct stack_pool *pool, int class)
 
     struct stack *stack = &arena->slot[index];
     stack->top = low + c->bytes - index % COLOURS * COLOUR_BYTES;
-    stack->class = (uint8_t)class;
+    stack->size_class = (uint8_t)size_class;
     stack->state = STACK_COLD;
     list_push_front(&c->cold, &stack->link);
     c->cold_count++;
@@ -182,66 +182,17 @@ COLD static int slot_prepare(struct stack_pool *pool, int class)
     return 0;
 }
 
-int stack_reserve(struct stack_pool *pool, int class)
+int stack_reserve_more(struct stack_pool *pool, int size_class)
 {
-    struct stack_class *c = &pool->class[class];
-    if (unlikely(pool->stacks >= pool->stacks_max))
+    if (pool->stacks >= pool->stacks_max)
         return complain(pool, "wh_options.stacks_max is reached", "raise it");
-    if (unlikely(c->promised == c->warm_count + c->cold_count)) {
-        int rc = slot_prepare(pool, class);
-        if (rc < 0)
-            return rc;
-    }
-    c->promised++;
-    pool->stacks++;
-    return 0;
-}
-
-void stack_unreserve(struct stack_pool *pool, int class)
-{
-    wh_assert(pool->class[class].promised > 0);
-    pool->class[class].promised--;
-    pool->stacks--;
-}
-
-struct stack *stack_take(struct stack_pool *pool, int class, void *owner)
-{
-    struct stack_class *c = &pool->class[class];
-    wh_assert(c->promised > 0);
-    struct stack *stack;
-    if (likely(c->warm_count)) {
-        stack = container_of(list_pop_front(&c->warm), struct stack, link);
-        if (--c->warm_count < c->warm_low)
-            c->warm_low = c->warm_count;
-        stack->was_cold = false;
-    } else {
-        stack = container_of(list_pop_front(&c->cold), struct stack, link);
-        c->cold_count--;
-        stack->was_cold = true;
-    }
-    c->promised--;
-    c->taken++;
-    stack->state = STACK_TAKEN;
-    stack->owner = owner;
-    return stack;
-}
-
-void stack_give(struct stack_pool *pool, struct stack *stack)
-{
-    struct stack_class *c = &pool->class[stack->class];
-    wh_assert(stack->state == STACK_TAKEN);
-    stack->state = STACK_WARM;
-    stack->owner = NULL;
-    list_push_front(&c->warm, &stack->link);
-    c->warm_count++;
-    c->taken--;
-    pool->stacks--;
+    return slot_prepare(pool, size_class);
 }
 
 /* The low end of the slot, where its guard begins. */
 static char *slot_low(const struct stack *stack)
 {
-    size_t bytes = classes[stack->class].bytes;
+    size_t bytes = classes[stack->size_class].bytes;
     /* The arena is page-aligned only, so the slot is found by its top, which is less than a page
      * below the slot's end. */
     char *end = (char *)(((uintptr_t)stack->top + PAGE - 1) & ~(uintptr_t)(PAGE - 1));
@@ -250,7 +201,7 @@ static char *slot_low(const struct stack *stack)
 
 char *stack_bottom(const struct stack_pool *pool, const struct stack *stack)
 {
-    return slot_low(stack) + pool->class[stack->class].guard_bytes;
+    return slot_low(stack) + pool->classes[stack->size_class].guard_bytes;
 }
 
 /* The lowest resident page in [low, high), or high. */
@@ -274,7 +225,7 @@ static char *lowest_resident(char *low, char *high)
 size_t stack_depth(const struct stack_pool *pool, const struct stack *stack)
 {
     char *bottom = stack_bottom(pool, stack);
-    char *end = slot_low(stack) + pool->class[stack->class].bytes;
+    char *end = slot_low(stack) + pool->classes[stack->size_class].bytes;
     return (size_t)(end - lowest_resident(bottom, end));
 }
 
@@ -295,27 +246,42 @@ bool stack_trim(struct stack_pool *pool, struct stack *stack, char *floor)
 
 static void make_cold(struct stack_pool *pool, struct stack *stack)
 {
-    struct stack_class *c = &pool->class[stack->class];
+    struct stack_class *c = &pool->classes[stack->size_class];
     char *bottom = stack_bottom(pool, stack);
     size_t bytes = (size_t)(slot_low(stack) + c->bytes - bottom);
-    if (madvise(bottom, bytes, MADV_DONTNEED) < 0)
-        return; /* stays warm; the next round tries again */
     list_unlink(&stack->link);
+    if (madvise(bottom, bytes, MADV_DONTNEED) < 0) {
+        list_push_front(&c->warm, &stack->link); /* it keeps its memory: then as the warmest */
+        return;
+    }
     list_push_front(&c->cold, &stack->link);
     stack->state = STACK_COLD;
-    c->warm_count--;
+    if (--c->warm_count < c->warm_low)
+        c->warm_low = c->warm_count;
     c->cold_count++;
 }
 
 void stack_pool_tidy(struct stack_pool *pool)
 {
     for (int i = 0; i < STACK_CLASSES; i++) {
-        struct stack_class *c = &pool->class[i];
-        size_t surplus = (c->warm_low + 1) / 2;
-        for (; surplus && !list_empty(&c->warm); surplus--)
-            make_cold(pool, container_of(c->warm.prev, struct stack, link));
+        struct stack_class *c = &pool->classes[i];
+        c->surplus = (c->warm_low + 1) / 2;
         c->warm_low = c->warm_count;
     }
+}
+
+bool stack_pool_give_back(struct stack_pool *pool, unsigned stacks_max)
+{
+    for (int i = 0; i < STACK_CLASSES; i++) {
+        struct stack_class *c = &pool->classes[i];
+        for (; c->surplus && c->warm_count; c->surplus--) {
+            if (!stacks_max--)
+                return true;
+            make_cold(pool, container_of(c->warm.prev, struct stack, link));
+        }
+        c->surplus = 0;
+    }
+    return false;
 }
 
 struct stack *stack_scan_next(struct stack_pool *pool)
@@ -335,7 +301,7 @@ struct stack *stack_of_guard(const struct stack_pool *pool, const void *address)
 {
     uintptr_t at = (uintptr_t)address;
     for (struct stack_arena *arena = pool->arenas; arena; arena = arena->next) {
-        const struct stack_class *c = &pool->class[arena->class];
+        const struct stack_class *c = &pool->classes[arena->size_class];
         uintptr_t base = (uintptr_t)arena->base;
         if (at < base || at >= base + arena->slots * c->bytes)
             continue;
@@ -351,7 +317,7 @@ size_t stack_pool_resident_bytes(const struct stack_pool *pool)
     unsigned char present[MINCORE_PAGES];
     size_t resident = 0;
     for (struct stack_arena *arena = pool->arenas; arena; arena = arena->next) {
-        size_t pages = arena->prepared * pool->class[arena->class].bytes / PAGE;
+        size_t pages = arena->prepared * pool->classes[arena->size_class].bytes / PAGE;
         for (size_t done = 0; done < pages;) {
             size_t n = pages - done < MINCORE_PAGES ? pages - done : MINCORE_PAGES;
             if (mincore(arena->base + done * PAGE, n * PAGE, present) < 0)
@@ -368,14 +334,14 @@ void stack_pool_validate(const struct stack_pool *pool)
 {
     size_t stacks = 0;
     for (int i = 0; i < STACK_CLASSES; i++) {
-        const struct stack_class *c = &pool->class[i];
+        const struct stack_class *c = &pool->classes[i];
         size_t warm = 0, cold = 0, taken = 0;
         list_for_each (node, &c->warm)
             warm++;
         list_for_each (node, &c->cold)
             cold++;
         for (struct stack_arena *a = pool->arenas; a; a = a->next)
-            for (size_t s = 0; a->class == i && s < a->prepared; s++)
+            for (size_t s = 0; a->size_class == i && s < a->prepared; s++)
                 taken += a->slot[s].state == STACK_TAKEN;
         wh_assert(warm == c->warm_count);
         wh_assert(cold == c->cold_count);

@@ -50,7 +50,7 @@ struct stack {
     struct list link; /* in the pool's warm or cold list */
     char *top;        /* one past the highest usable byte, 16-byte aligned */
     void *owner;      /* TAKEN: whose; for fault reports */
-    uint8_t class;
+    uint8_t size_class;
     uint8_t state;
     bool was_cold;     /* taken without memory of an earlier use: its depth can be measured */
     uint8_t scan_mark; /* for the owner's use: when stack_scan_next() last looked */
@@ -61,7 +61,7 @@ struct stack_arena {
     char *base;
     size_t slots;    /* in all */
     size_t prepared; /* slots below this are not FRESH */
-    uint8_t class;
+    uint8_t size_class;
     struct stack slot[]; /* in a mapping of its own, touched as it is used */
 };
 
@@ -74,13 +74,14 @@ struct stack_class {
     size_t warm_count;
     size_t cold_count;
     size_t warm_low; /* least warm_count since the last stack_pool_tidy() */
+    size_t surplus;  /* of the warm ones: to be given back */
     size_t promised;
     size_t taken;
     size_t slots; /* in all arenas */
 };
 
 struct stack_pool {
-    struct stack_class class[STACK_CLASSES];
+    struct stack_class classes[STACK_CLASSES];
     struct stack_arena *arenas; /* all, newest first */
     size_t stacks_max;          /* most promised and taken in all classes */
     size_t stacks;
@@ -103,19 +104,81 @@ bool stack_guard_probe(void);
 
 /* The smallest class of at least `bytes`, or -EINVAL when that is above the largest. */
 int stack_class_of(size_t bytes);
-size_t stack_class_bytes(int class);
+size_t stack_class_bytes(int size_class);
 
-/* Makes sure that a later stack_take() of the class succeeds. Returns 0 or -ENOMEM, which is
- * reported once with its cause. */
-int stack_reserve(struct stack_pool *pool, int class);
-void stack_unreserve(struct stack_pool *pool, int class);
+/* Makes room for one more reservation, or fails as stack_reserve() does: its slow part. */
+COLD int stack_reserve_more(struct stack_pool *pool, int size_class);
+
+/* Makes sure that a later stack_take() of the class succeeds. Returns 0 or -ENOMEM, which is reported
+ * once with its cause. */
+static inline int stack_reserve(struct stack_pool *pool, int size_class)
+{
+    struct stack_class *c = &pool->classes[size_class];
+    if (unlikely(c->promised == c->warm_count + c->cold_count ||
+                 pool->stacks >= pool->stacks_max)) {
+        int rc = stack_reserve_more(pool, size_class);
+        if (rc < 0)
+            return rc;
+    }
+    c->promised++;
+    pool->stacks++;
+    return 0;
+}
+
+static inline void stack_unreserve(struct stack_pool *pool, int size_class)
+{
+    wh_assert(pool->classes[size_class].promised > 0);
+    pool->classes[size_class].promised--;
+    pool->stacks--;
+}
 
 /* Takes a stack that was reserved. */
-struct stack *stack_take(struct stack_pool *pool, int class, void *owner);
+static inline struct stack *stack_take(struct stack_pool *pool, int size_class, void *owner)
+{
+    struct stack_class *c = &pool->classes[size_class];
+    wh_assert(c->promised > 0);
+    struct stack *stack;
+    if (likely(c->warm_count)) {
+        stack = container_of(list_pop_front(&c->warm), struct stack, link);
+        if (--c->warm_count < c->warm_low)
+            c->warm_low = c->warm_count;
+        stack->was_cold = false;
+    } else {
+        stack = container_of(list_pop_front(&c->cold), struct stack, link);
+        c->cold_count--;
+        stack->was_cold = true;
+    }
+    c->promised--;
+    c->taken++;
+    stack->state = STACK_TAKEN;
+    stack->owner = owner;
+    return stack;
+}
 
 /* Gives it back. The caller may still be running on it: nothing touches its memory before the next
  * stack_pool_tidy() or stack_take(). */
-void stack_give(struct stack_pool *pool, struct stack *stack);
+static inline void stack_give(struct stack_pool *pool, struct stack *stack)
+{
+    struct stack_class *c = &pool->classes[stack->size_class];
+    wh_assert(stack->state == STACK_TAKEN);
+    stack->state = STACK_WARM;
+    stack->owner = NULL;
+    list_push_front(&c->warm, &stack->link);
+    c->warm_count++;
+    c->taken--;
+    pool->stacks--;
+}
+
+/* Gives it to one who has reserved a stack of the same class: as giving it back and taking it. */
+static inline void stack_pass(struct stack_pool *pool, struct stack *stack, void *owner)
+{
+    wh_assert(stack->state == STACK_TAKEN);
+    wh_assert(pool->classes[stack->size_class].promised > 0);
+    pool->classes[stack->size_class].promised--;
+    pool->stacks--;
+    stack->was_cold = false;
+    stack->owner = owner;
+}
 
 /* The lowest usable address. */
 char *stack_bottom(const struct stack_pool *pool, const struct stack *stack);
@@ -128,10 +191,13 @@ size_t stack_depth(const struct stack_pool *pool, const struct stack *stack);
 bool stack_trim(struct stack_pool *pool, struct stack *stack, char *floor);
 
 /*
- * Housekeeping, to be called every so often off the hot path and not on a pooled stack: the warm
- * stacks that were not needed since the last call (warm_low) give half of themselves back.
+ * Housekeeping, in two steps off the hot path and not on a pooled stack. stack_pool_tidy() sees which
+ * warm stacks were not needed since its last call (warm_low) and makes half of them surplus;
+ * stack_pool_give_back() gives the memory of up to stacks_max surplus ones back, the coldest first (1.2
+ * us each), and returns whether there are more.
  */
 void stack_pool_tidy(struct stack_pool *pool);
+bool stack_pool_give_back(struct stack_pool *pool, unsigned stacks_max);
 
 /* The next prepared slot of the pool, around and around; NULL at the end of each round. */
 struct stack *stack_scan_next(struct stack_pool *pool);

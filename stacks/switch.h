@@ -32,9 +32,9 @@ struct context {
     void *fp;
 };
 
-_Static_assert(offsetof(struct context, ip) == 0, "the switch below counts on it");
-_Static_assert(offsetof(struct context, sp) == 8, "the switch below counts on it");
-_Static_assert(offsetof(struct context, fp) == 16, "the switch below counts on it");
+static_assert(offsetof(struct context, ip) == 0, "the switch below counts on it");
+static_assert(offsetof(struct context, sp) == 8, "the switch below counts on it");
+static_assert(offsetof(struct context, fp) == 16, "the switch below counts on it");
 
 /* The first instructions of a new context (switch_*.S): calls context_main with the address of the
  * context that was switched to, on an empty stack, as the outermost frame. */

@@ -116,7 +116,9 @@ int64_t wheel_next(const struct wheel *wheel)
     unsigned s = (unsigned)__builtin_ctzll(wheel->occupied[level]);
     unsigned shift = level * WHEEL_LEVEL_SHIFT;
     uint64_t start = ((wheel->tick >> shift & ~SLOT_MASK) | s) << shift;
-    return (int64_t)(start << WHEEL_TICK_SHIFT);
+    /* The last tick that a deadline can be rounded up to begins just after the end of time. */
+    uint64_t next_ns = start << WHEEL_TICK_SHIFT;
+    return next_ns < WHEEL_NEVER ? (int64_t)next_ns : WHEEL_NEVER - 1;
 }
 
 void wheel_validate(const struct wheel *wheel)

@@ -12,8 +12,10 @@
  * six arguments, each an integer or a pointer, and return void, an integer or a pointer. In C a
  * parameter must be at least as wide as int (the words are passed in registers as they are, and no
  * narrowing to char, short or bool is made on the way); passing a floating-point or struct argument
- * does not compile, and a floating-point parameter must not be used: pass a pointer. In C++ each
- * argument is converted to the parameter's type first and every misuse is a compile error.
+ * does not compile, and a floating-point parameter must not be used: pass a pointer. In C++ (17 or
+ * newer) each argument is converted to the parameter's type first, every misuse is a compile error,
+ * a lambda without captures is a function too, and a null pointer is passed as nullptr (NULL and 0
+ * are numbers by then).
  *
  * A coroutine that was started runs when its starter parks, yields or ends, in the order of
  * starting.
@@ -129,13 +131,16 @@ WH_API int wh_start_(struct wh_site *site, wh_coro **ret_coro, const wh_spawn_op
 
 WH_END_DECLS
 
-#define WH_FIRST_(fn, ...)                            fn
-#define WH_COUNT_(_1, _2, _3, _4, _5, _6, _7, n, ...) n
-#define WH_ARGS_(...)                                 WH_COUNT_(__VA_ARGS__, 6, 5, 4, 3, 2, 1, 0, 0)
-#define WH_GLUE_(a, b)                                a##b
-#define WH_PICK_(name, n)                             WH_GLUE_(name, n)
-#define WH_TEXT_(x)                                   #x
-#define WH_NAME_OF_(x)                                WH_TEXT_(x)
+#define WH_FIRST_(fn, ...)                                              fn
+#define WH_COUNT_(_1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, n, ...) n
+/* The number of arguments; of more than six, a name that is nowhere declared and says so. */
+#define WH_MANY_ wh_go_takes_at_most_six_arguments
+#define WH_ARGS_(...) \
+    WH_COUNT_(__VA_ARGS__, WH_MANY_, WH_MANY_, WH_MANY_, WH_MANY_, 6, 5, 4, 3, 2, 1, 0, 0)
+#define WH_GLUE_(a, b)    a##b
+#define WH_PICK_(name, n) WH_GLUE_(name, n)
+#define WH_TEXT_(x)       #x
+#define WH_NAME_OF_(x)    WH_TEXT_(x)
 
 #ifdef __cplusplus
 
@@ -178,6 +183,14 @@ inline int start(wh_site *site, wh_coro **ret_coro, const wh_spawn_options *opti
     return wh_start_(site, ret_coro, options, reinterpret_cast<void (*)(void)>(fn), words);
 }
 
+/* A lambda that captures nothing is a function; one that captures has no + and does not compile. */
+template <typename F, typename... A, std::enable_if_t<std::is_class<F>::value, int> = 0>
+inline int start(wh_site *site, wh_coro **ret_coro, const wh_spawn_options *options, const F &fn,
+                 A &&...args)
+{
+    return start(site, ret_coro, options, +fn, static_cast<A &&>(args)...);
+}
+
 } // namespace whorl
 
 #define WH_START_(ret_coro, options, ...)                                                        \
@@ -195,13 +208,13 @@ inline int start(wh_site *site, wh_coro **ret_coro, const wh_spawn_options *opti
      0 * sizeof(      \
              char[__builtin_classify_type(x) == 8 || __builtin_classify_type(x) == 12 ? -1 : 1]))
 
-#define WH_CALL_0_(fn)                   fn()
-#define WH_CALL_1_(fn, a)                fn(a)
-#define WH_CALL_2_(fn, a, b)             fn(a, b)
-#define WH_CALL_3_(fn, a, b, c)          fn(a, b, c)
-#define WH_CALL_4_(fn, a, b, c, d)       fn(a, b, c, d)
-#define WH_CALL_5_(fn, a, b, c, d, e)    fn(a, b, c, d, e)
-#define WH_CALL_6_(fn, a, b, c, d, e, f) fn(a, b, c, d, e, f)
+#define WH_CALL_0_(fn)                   (fn)()
+#define WH_CALL_1_(fn, a)                (fn)(a)
+#define WH_CALL_2_(fn, a, b)             (fn)(a, b)
+#define WH_CALL_3_(fn, a, b, c)          (fn)(a, b, c)
+#define WH_CALL_4_(fn, a, b, c, d)       (fn)(a, b, c, d)
+#define WH_CALL_5_(fn, a, b, c, d, e)    (fn)(a, b, c, d, e)
+#define WH_CALL_6_(fn, a, b, c, d, e, f) (fn)(a, b, c, d, e, f)
 
 #define WH_WORDS_0_(fn)                   0
 #define WH_WORDS_1_(fn, a)                WH_WORD_(a)
