@@ -1,8 +1,10 @@
 /*
  * coro.c: the life of a coroutine: started, run, joined.
  *
- * Descriptors come from a slab: chunks of 64 KiB cut into descriptors, last-in first-out. A chunk
- * stays until the run ends, so that all descriptors can be visited without a list through them.
+ * Descriptors come from a slab: chunks cut into descriptors, last-in first-out. The first chunks are
+ * small, later ones huge pages, because a million descriptors in small pages miss the TLB at every
+ * wake. A chunk stays until the run ends, so that all descriptors can be visited without a list
+ * through them.
  *
  * A started coroutine has a stack reserved but not taken (stacks.h): it takes the warmest one when
  * it first runs, and when it ends its stack is at once the next one's to take, while it is still
@@ -17,26 +19,35 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { CHUNK_BYTES = 64 * 1024 };
+#define CHUNK_SMALL_BYTES ((size_t)64 * 1024)
+#define CHUNK_HUGE_BYTES  ((size_t)2 * 1024 * 1024)
+
+/* This many coroutines and more are in huge pages. */
+enum { HUGE_FROM_COROS = 10000 };
 
 struct slab_chunk {
     struct slab_chunk *next;
+    size_t coros;
     wh_coro coro[];
 };
-
-#define CHUNK_COROS ((CHUNK_BYTES - sizeof(struct slab_chunk)) / sizeof(wh_coro))
 
 /* ---- Descriptors ---- */
 
 COLD static bool slab_grow(struct worker *w)
 {
-    struct slab_chunk *chunk = mem_alloc_aligned(CHUNK_BYTES, 64);
+    bool huge = live(w) >= HUGE_FROM_COROS;
+    size_t bytes = huge ? CHUNK_HUGE_BYTES : CHUNK_SMALL_BYTES;
+    struct slab_chunk *chunk = mem_alloc_aligned(bytes, huge ? CHUNK_HUGE_BYTES : 64);
     if (!chunk)
         return false;
+    if (huge)
+        (void)madvise(chunk, bytes, MADV_HUGEPAGE); /* a wish */
+    chunk->coros = (bytes - sizeof *chunk) / sizeof(wh_coro);
     chunk->next = w->slab_chunks;
     w->slab_chunks = chunk;
-    for (size_t i = CHUNK_COROS; i-- > 0;) {
+    for (size_t i = chunk->coros; i-- > 0;) {
         chunk->coro[i].state = CORO_FREE;
         chunk->coro[i].next = w->slab_free;
         w->slab_free = &chunk->coro[i];
@@ -66,7 +77,7 @@ void coro_slab_finish(struct worker *w)
     while (w->slab_chunks) {
         struct slab_chunk *chunk = w->slab_chunks;
         w->slab_chunks = chunk->next;
-        for (size_t i = 0; i < CHUNK_COROS; i++)
+        for (size_t i = 0; i < chunk->coros; i++)
             if (chunk->coro[i].state != CORO_FREE)
                 mem_free(chunk->coro[i].extra);
         mem_free(chunk);
@@ -76,7 +87,7 @@ void coro_slab_finish(struct worker *w)
 void coro_visit(struct worker *w, void (*visit)(wh_coro *coro, void *arg), void *arg)
 {
     for (struct slab_chunk *chunk = w->slab_chunks; chunk; chunk = chunk->next)
-        for (size_t i = 0; i < CHUNK_COROS; i++) {
+        for (size_t i = 0; i < chunk->coros; i++) {
             wh_coro *coro = &chunk->coro[i];
             if (coro->state != CORO_FREE && coro->state != CORO_DEAD)
                 visit(coro, arg);
@@ -223,11 +234,11 @@ static intptr_t widen(uintptr_t raw, unsigned size)
     }
 }
 
-/* A site's first run on a stack without an earlier one's memory shows how deep it goes; then every
- * sixteenth such run, because looking costs a system call. */
+/* A site's first run on a stack without an earlier one's memory shows how deep it goes; then a few
+ * such runs, because looking costs a system call. */
 static void measure_depth(struct worker *w, const wh_coro *self)
 {
-    if (self->site->stack_depth_max && w->ended % 16)
+    if (self->site->stack_depth_max && w->ended % 256)
         return;
     site_depth(self->site, stack_depth(&w->stacks, self->stack));
 }
@@ -262,8 +273,10 @@ static void finish(wh_coro *self, intptr_t value)
     self->value = value;
     if (self->flags & CORO_DETACHED)
         slab_give(w, self);
-    else if (joiner)
+    else if (joiner) {
+        self->flags |= CORO_JOINED;
         wake(joiner, 0);
+    }
     park_dead(self, stack);
 }
 
@@ -309,6 +322,8 @@ int wh_join(wh_coro *coro, intptr_t *ret_value)
         rc = park(self, &wait_join);
         if (rc < 0)
             return rc;
+    } else if (coro->flags & CORO_JOINED) {
+        return -EBUSY;
     }
     wh_assert(coro->state == CORO_DEAD);
     if (ret_value)
@@ -320,7 +335,8 @@ int wh_join(wh_coro *coro, intptr_t *ret_value)
 void wh_detach(wh_coro *coro)
 {
     wh_coro *self = self_or_panic("wh_detach");
-    wh_assert(coro->state != CORO_FREE && !(coro->flags & CORO_DETACHED));
+    wh_assert(coro->state != CORO_FREE && !(coro->flags & (CORO_DETACHED | CORO_JOINED)));
+    wh_assert(coro->state == CORO_DEAD || !coro->joiner);
     if (coro->state == CORO_DEAD)
         slab_give(self->worker, coro);
     else

@@ -6,6 +6,8 @@
 
 #include <errno.h>
 
+enum { DESTROY_ROUNDS = 4 };
+
 static unsigned keys_used; /* any thread, atomic */
 static void (*key_destroy[WH_KEYS_MAX])(
     void *); /* written once, before its key is known to anyone */
@@ -50,13 +52,25 @@ void *wh_local_get(wh_key key)
     return self->extra ? self->extra->local[key] : NULL;
 }
 
-void locals_destroy(wh_coro *self)
+/* Whether there was anything to destroy. */
+static bool destroy_round(wh_coro *self)
 {
+    bool any = false;
     unsigned keys = __atomic_load_n(&keys_used, __ATOMIC_RELAXED);
     for (unsigned key = 0; key < keys; key++) {
         void *value = self->extra->local[key];
         self->extra->local[key] = NULL;
-        if (value && key_destroy[key])
+        if (value && key_destroy[key]) {
             key_destroy[key](value);
+            any = true;
+        }
     }
+    return any;
+}
+
+void locals_destroy(wh_coro *self)
+{
+    /* A destructor may set values anew, as with pthread_key_create(3), but not forever. */
+    for (int round = 0; round < DESTROY_ROUNDS && destroy_round(self); round++)
+        ;
 }

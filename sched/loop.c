@@ -14,9 +14,11 @@
  * looks at the ring for up to spin_ns, but only while a moving average of how long it has been idle
  * says that work usually comes in that time; what it learns while asleep turns the spin on again.
  *
- * Housekeeping. Four times a second, while anything runs: surplus warm stacks are given back, and
- * stacks that grew deep and are now free, or parked since two rounds, are trimmed. After a whole
- * round that found nothing to do a quiet worker sleeps without limit.
+ * Housekeeping. In rounds that begin four times a second, while anything runs: surplus warm stacks
+ * are given back, and stacks that grew deep and are now free, or parked since two rounds, are
+ * trimmed. A round is done in slices of a tenth of a millisecond, one in 4 ms, and while the worker
+ * is idle one after the other. After rounds that found nothing to do a quiet worker sleeps without
+ * limit.
  */
 #include "sched/sched.h"
 

@@ -54,6 +54,7 @@ enum coro_state { CORO_FREE, CORO_NEW, CORO_READY, CORO_RUNNING, CORO_PARKED, CO
 enum coro_flag {
     CORO_CANCELLED = 1 << 0, /* wh_cancel() was called: every wait from here on fails */
     CORO_DETACHED = 1 << 1,  /* nobody holds a handle: the descriptor is freed at the end */
+    CORO_JOINED = 1 << 2,    /* DEAD, and its joiner has been woken: the handle is that one's */
 };
 
 /* Where a coroutine can park; one static object each. */
@@ -151,6 +152,7 @@ struct worker {
     int64_t idle_ns;      /* moving average of how long it was idle */
     int64_t tidy_at_ns;
     unsigned tidy_round; /* of housekeeping, since a coroutine ran or one found something to do */
+    int64_t tidy_slice_ns; /* the next slice, if busy */
     bool tidy_under_way;
     bool tidy_found;
     uint64_t tidy_switches;
@@ -208,6 +210,7 @@ int park(wh_coro *self, const struct wait_kind *kind);
 static inline void wake(wh_coro *coro, int result)
 {
     wh_assert(coro->state == CORO_PARKED);
+    __builtin_prefetch(coro->context.sp); /* it runs soon */
     coro->wake = result;
     coro->state = CORO_READY;
     ready_push(coro->worker, coro);
@@ -216,12 +219,21 @@ static inline void wake(wh_coro *coro, int result)
 /* Ends a parked coroutine's wait early, with -ETIMEDOUT or -ECANCELED. */
 void interrupt(wh_coro *coro, int why);
 
+/* Whether the running coroutine's deadline has passed. The turn's time is old when coroutines have
+ * computed since, and the cheap clock may be ahead: it only says when to ask the exact one. */
+static inline bool deadline_passed(const wh_coro *self)
+{
+    struct worker *w = self->worker;
+    return self->deadline_ns <= w->now_ns || (self->deadline_ns <= clock_read(&w->clock) &&
+                                              self->deadline_ns <= clock_sync(&w->clock));
+}
+
 /* Why the running coroutine may not wait any more: -ECANCELED, -ETIMEDOUT, or 0. */
 static inline int ended(const wh_coro *self)
 {
     if (unlikely(self->flags & CORO_CANCELLED))
         return -ECANCELED;
-    if (unlikely(self->deadline_ns <= self->worker->now_ns))
+    if (unlikely(self->deadline_ns != WH_NEVER && deadline_passed(self)))
         return -ETIMEDOUT;
     return 0;
 }

@@ -96,6 +96,7 @@ void wheel_advance(struct wheel *wheel, int64_t now_ns, struct list *expired)
         wheel->tick = start;
         while (!list_empty(&due)) {
             struct timer *timer = container_of(list_pop_front(&due), struct timer, link);
+            __builtin_prefetch(due.next->next); /* far timers are cold */
             if (tick_ceil(timer->deadline_ns) <= start) {
                 list_push_back(expired, &timer->link);
                 wheel->armed--;
