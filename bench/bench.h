@@ -12,8 +12,8 @@
 
 struct result {
     const char *unit;
-    const char *note;   /* what was measured, where the name does not say it */
-    double value;       /* of one run */
+    const char *note; /* what was measured, where the name does not say it */
+    double value;     /* of one run */
     /* Further figures, printed under their own names. */
     struct {
         const char *bench;

@@ -21,8 +21,8 @@
 enum { RUNS_MAX = 64 };
 
 static const struct bench *const benches[] = {
-    &switch_raw, &switch_call,      &yield_switch, &yield_mixed,  &spawn_join, &spawn_now,
-    &sleep_arm_cancel, &deadline_scope, &timers_1m, &parked_1m,
+    &switch_raw, &switch_call,      &yield_switch,   &yield_mixed, &spawn_join,
+    &spawn_now,  &sleep_arm_cancel, &deadline_scope, &timers_1m,   &parked_1m,
 };
 
 #define BENCHES (sizeof benches / sizeof benches[0])

@@ -5,7 +5,7 @@
  * alternate stack, says who it was, how large the stack is, where the coroutine was started and how
  * it got there, then restores the default action and returns: the instruction faults again and the
  * process dies with SIGSEGV at the right place, as a debugger or a core dump expects. A fault that
- * is not on a guard goes to whatever handler was there before.
+ * is not on the running coroutine's guard goes to whatever handler was there before.
  *
  * The handler is the process's, the alternate stack a thread's. Both are installed by the first run
  * and the handler stays: a program that installs its own later replaces it.
@@ -51,17 +51,30 @@ static void pass_on(int signal, siginfo_t *info, void *context)
         action->sa_sigaction(signal, info, context);
     else if (action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN)
         action->sa_handler(signal);
-    else
+    else if (info->si_code > 0)
         sigaction(signal, action, NULL); /* returning faults again, with the default action */
+    else if (action->sa_handler == SIG_DFL) {
+        sigaction(signal, action, NULL); /* somebody sent it: nothing would fault again */
+        raise(signal);
+    }
+}
+
+/* Whether the fault is the running coroutine's on its own guard. On another one's it is a wild
+ * pointer and no overflow; and a signal that somebody sent has no address. */
+static bool is_overflow(const struct worker *w, const siginfo_t *info)
+{
+    if (!w || info->si_code <= 0)
+        return false;
+    const struct stack *stack = stack_of_guard(&w->stacks, info->si_addr);
+    return stack && stack->owner == w->current;
 }
 
 static void on_fault(int signal, siginfo_t *info, void *context)
 {
     int saved_errno = errno;
     const struct worker *w = worker_tls;
-    const struct stack *stack = w ? stack_of_guard(&w->stacks, info->si_addr) : NULL;
-    if (stack && stack->owner) {
-        explain(stack->owner, info->si_addr);
+    if (is_overflow(w, info)) {
+        explain(w->current, info->si_addr);
         struct sigaction fatal = {.sa_handler = SIG_DFL};
         sigaction(signal, &fatal, NULL);
     } else {

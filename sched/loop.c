@@ -32,7 +32,7 @@ enum {
     SPIN_LOOKS = 32, /* at the ring, between looks at the clock */
     TIDY_PERIOD_NS = 250000000,
     TIDY_SLICE_PERIOD_NS = 4000000, /* while busy */
-    TIDY_SLICE = 64, /* stacks dealt with at once */
+    TIDY_SLICE = 64,                /* stacks dealt with at once */
     TIDY_PARKED_ROUNDS = 2,
     DEADLOCK_NAMED_MAX = 20,
 };
@@ -235,7 +235,10 @@ COLD static void deadlock(struct worker *w)
 
 COLD static void begin_end(struct worker *w)
 {
-    w->grace_end_ns = w->grace_ns < 0 ? 0 : w->now_ns + w->grace_ns;
+    if (w->grace_ns < 0)
+        w->grace_end_ns = 0;
+    else if (__builtin_add_overflow(w->now_ns, w->grace_ns, &w->grace_end_ns))
+        w->grace_end_ns = INT64_MAX;
     w->grace_begun = true;
     cancel_all(w);
 }

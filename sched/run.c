@@ -35,7 +35,8 @@ static wh_options options_effective(const wh_options *given)
     wh_options o = given ? *given : (wh_options){0};
     o.stack_bytes = (size_t)env_number("WHORL_STACK_BYTES", (int64_t)o.stack_bytes);
     o.stacks_max = (size_t)env_number("WHORL_STACKS_MAX", (int64_t)o.stacks_max);
-    o.ring_entries = (unsigned)env_number("WHORL_RING_ENTRIES", o.ring_entries);
+    int64_t entries = env_number("WHORL_RING_ENTRIES", o.ring_entries);
+    o.ring_entries = entries < 0 || entries > UINT32_MAX ? UINT32_MAX : (unsigned)entries;
     o.spin_ns = env_number("WHORL_SPIN_NS", o.spin_ns);
     o.grace_ns = env_number("WHORL_GRACE_NS", o.grace_ns);
     if (!o.stack_bytes)
@@ -51,15 +52,23 @@ static wh_options options_effective(const wh_options *given)
     return o;
 }
 
-static int options_check(const wh_options *o)
+static int options_check(int (*root)(void *arg), const wh_options *o)
 {
+    if (!root) {
+        report("wh_run was given no function to run");
+        return -EINVAL;
+    }
     if (stack_class_of(o->stack_bytes) < 0) {
         report("stack_bytes is %zu; the largest stack class is %zu", o->stack_bytes,
                stack_class_bytes(STACK_CLASSES - 1));
         return -EINVAL;
     }
-    if (o->spin_ns > WH_SECOND) {
-        report("spin_ns is %lld; more than a second is no spin", (long long)o->spin_ns);
+    if (o->spin_ns < -1 || o->spin_ns > WH_SECOND) {
+        report("spin_ns is %lld; it must be -1 (never) to a second", (long long)o->spin_ns);
+        return -EINVAL;
+    }
+    if (o->grace_ns < -1) {
+        report("grace_ns is %lld; it must be a duration, or -1 (none)", (long long)o->grace_ns);
         return -EINVAL;
     }
     return 0;
@@ -108,6 +117,7 @@ static int worker_init(struct worker *w, const wh_options *o)
     w->grace_ns = o->grace_ns;
     w->exceptions = __cxa_get_globals ? __cxa_get_globals() : &no_exceptions;
     w->loop.state = CORO_RUNNING;
+    sanitizer_thread_set(&w->loop.sanitizer);
     w->loop.worker = w;
     w->loop.deadline_ns = WH_NEVER;
     w->current = &w->loop;
@@ -173,7 +183,7 @@ int wh_run(int (*root)(void *arg), void *arg, const wh_options *options)
         return -EBUSY;
     }
     wh_options o = options_effective(options);
-    int rc = root ? options_check(&o) : -EINVAL;
+    int rc = options_check(root, &o);
     if (rc < 0)
         return rc;
 

@@ -108,7 +108,7 @@ struct wh_coro {
 } __attribute__((aligned(64)));
 
 static_assert(offsetof(wh_coro, context) == 0, "context_entry passes the coroutine's address");
-#if !defined(WHORL_ASAN) && !defined(WHORL_VALGRIND)
+#ifndef WHORL_ASAN
 static_assert(sizeof(wh_coro) == 192, "three cache lines: a parked million counts every byte");
 #endif
 
@@ -151,7 +151,7 @@ struct worker {
     int64_t spin_ns;      /* longest spin; 0: never */
     int64_t idle_ns;      /* moving average of how long it was idle */
     int64_t tidy_at_ns;
-    unsigned tidy_round; /* of housekeeping, since a coroutine ran or one found something to do */
+    unsigned tidy_round;   /* of housekeeping, since a coroutine ran or one found something to do */
     int64_t tidy_slice_ns; /* the next slice, if busy */
     bool tidy_under_way;
     bool tidy_found;
@@ -233,7 +233,7 @@ static inline int ended(const wh_coro *self)
 {
     if (unlikely(self->flags & CORO_CANCELLED))
         return -ECANCELED;
-    if (unlikely(self->deadline_ns != WH_NEVER && deadline_passed(self)))
+    if (self->deadline_ns != WH_NEVER && unlikely(deadline_passed(self)))
         return -ETIMEDOUT;
     return 0;
 }

@@ -1,5 +1,6 @@
 /*
- * sanitizer.h: telling AddressSanitizer and valgrind which stack we are on.
+ * sanitizer.h: telling AddressSanitizer which stack we are on. (Valgrind is told of every slot once, by
+ * the pool.)
  *
  * Each context carries a `struct sanitizer`, empty in a plain build. Around a switch:
  *
@@ -20,24 +21,18 @@
 #endif
 #endif
 
-#ifdef WHORL_VALGRIND
-#include <valgrind/valgrind.h>
-#endif
-
 struct sanitizer {
 #ifdef WHORL_ASAN
     void *fake_stack;
     const void *bottom;
     size_t bytes;
 #endif
-#ifdef WHORL_VALGRIND
-    unsigned valgrind_id;
-#endif
     char none[0];
 };
 
 #ifdef WHORL_ASAN
 
+#include <pthread.h>
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 
@@ -48,6 +43,18 @@ static inline void sanitizer_stack_set(struct sanitizer *s, const struct stack_p
     s->bytes = (size_t)(stack->top - (const char *)s->bottom);
     s->fake_stack = NULL;
     ASAN_UNPOISON_MEMORY_REGION(s->bottom, s->bytes);
+}
+
+/* For the context of a thread itself: its own stack. */
+static inline void sanitizer_thread_set(struct sanitizer *s)
+{
+    pthread_attr_t attr;
+    void *bottom;
+    if (pthread_getattr_np(pthread_self(), &attr) != 0)
+        return;
+    if (pthread_attr_getstack(&attr, &bottom, &s->bytes) == 0)
+        s->bottom = bottom;
+    pthread_attr_destroy(&attr);
 }
 
 static inline void sanitizer_leave(struct sanitizer *from, const struct sanitizer *to, bool dying)
@@ -68,6 +75,11 @@ static inline void sanitizer_stack_set(struct sanitizer *s, const struct stack_p
     (void)s;
     (void)pool;
     (void)stack;
+}
+
+static inline void sanitizer_thread_set(struct sanitizer *s)
+{
+    (void)s;
 }
 
 static inline void sanitizer_leave(struct sanitizer *from, const struct sanitizer *to, bool dying)

@@ -16,6 +16,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#ifdef WHORL_VALGRIND
+#include <valgrind/valgrind.h>
+#endif
+
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102
 #endif
@@ -24,7 +28,7 @@
 #define ARENA_SLOTS_MIN 16
 #define ARENA_BYTES_MAX ((size_t)64 << 30)
 #define COLOURS         16
-#define COLOUR_BYTES     64
+#define COLOUR_BYTES    64
 
 /* Pages looked at by one mincore(2). */
 #define MINCORE_PAGES 2048
@@ -157,9 +161,10 @@ COLD static int slot_prepare(struct stack_pool *pool, int size_class)
     struct stack_class *c = &pool->classes[size_class];
     if (!c->arena || c->arena->prepared == c->arena->slots) {
         if (arena_add(pool, size_class) < 0)
-            return complain(pool, "no address space or memory",
-                            "start fewer coroutines, use a smaller stack class, or raise the "
-                            "limit (ulimit -v, cgroup memory, vm.overcommit_memory)");
+            return complain(
+                pool, "no address space, memory or mappings",
+                "start fewer coroutines, use a smaller stack class, or raise the "
+                "limit (ulimit -v, cgroup memory, vm.overcommit_memory, vm.max_map_count)");
     }
 
     struct stack_arena *arena = c->arena;
@@ -176,6 +181,9 @@ COLD static int slot_prepare(struct stack_pool *pool, int size_class)
     stack->top = low + c->bytes - index % COLOURS * COLOUR_BYTES;
     stack->size_class = (uint8_t)size_class;
     stack->state = STACK_COLD;
+#ifdef WHORL_VALGRIND
+    (void)VALGRIND_STACK_REGISTER(low + c->guard_bytes, stack->top);
+#endif
     list_push_front(&c->cold, &stack->link);
     c->cold_count++;
     arena->prepared++;
