@@ -12,7 +12,7 @@
  * stack, and the next coroutine begins at the top after the switch, which the ended one never comes
  * back from.
  */
-#include "sched/sched.h"
+#include "sched/next.h"
 
 #include <whorl/stats.h>
 
@@ -134,63 +134,91 @@ void wh_sites_visit(void (*visit)(const struct wh_site *site, void *arg), void *
 
 /* ---- Start ---- */
 
-int coro_start(struct worker *w, struct wh_site *site, wh_coro **ret_coro,
-               const wh_spawn_options *options, void (*fn)(void), const uintptr_t *words)
+/* A descriptor with a stack reserved, or NULL. */
+static inline wh_coro *create(struct worker *w, int size_class)
 {
-    int size_class = w->stack_class;
-    if (options && options->stack_bytes) {
-        size_class = stack_class_of(options->stack_bytes);
-        if (size_class < 0)
-            return size_class;
-    }
-    int rc = stack_reserve(&w->stacks, size_class);
-    if (unlikely(rc < 0))
-        return rc;
+    if (unlikely(stack_reserve(&w->stacks, size_class) < 0))
+        return NULL;
     wh_coro *coro = slab_take(w);
-    if (unlikely(!coro))
-        goto no_descriptor;
+    if (unlikely(!coro)) {
+        stack_unreserve(&w->stacks, size_class);
+        return NULL;
+    }
+    coro->stack_class = (uint8_t)size_class;
+    coro->extra = NULL;
+    return coro;
+}
 
+/* Makes it a coroutine that will call fn, and queues it. */
+static inline void start(struct worker *w, wh_coro *coro, struct wh_site *site, unsigned flags,
+                         void (*fn)(void), const uintptr_t *words)
+{
     coro->worker = w;
     coro->state = CORO_NEW;
-    coro->flags = ret_coro ? 0 : CORO_DETACHED;
-    coro->stack_class = (uint8_t)size_class;
+    coro->flags = (uint8_t)flags;
     coro->id = (uint32_t)++w->started;
     coro->deadline_ns = w->current->deadline_ns;
     coro->stack = NULL;
     coro->site = site;
     coro->joiner = NULL;
-    coro->extra = NULL;
     timer_init(&coro->timer);
     coro->start.fn = fn;
     for (unsigned i = 0; i < site->args; i++)
         coro->start.words[i] = words[i];
-
-    if (options && options->name) {
-        if (!coro_extra_get(coro))
-            goto no_name;
-        snprintf(coro->extra->name, sizeof coro->extra->name, "%s", options->name);
-    }
     site_started(site);
     ready_push(w, coro);
-    if (ret_coro)
-        *ret_coro = coro;
-    return 0;
+}
 
-no_name:
-    w->started--;
-    slab_give(w, coro);
-no_descriptor:
-    stack_unreserve(&w->stacks, size_class);
-    return -ENOMEM;
+/* create() for one with options. */
+COLD static wh_coro *create_with(struct worker *w, const wh_spawn_options *options, int size_class)
+{
+    wh_coro *coro = create(w, size_class);
+    if (!coro || !options->name)
+        return coro;
+    if (!coro_extra_get(coro)) {
+        slab_give(w, coro);
+        stack_unreserve(&w->stacks, size_class);
+        return NULL;
+    }
+    snprintf(coro->extra->name, sizeof coro->extra->name, "%s", options->name);
+    return coro;
+}
+
+int coro_start_root(struct worker *w, struct wh_site *site, void (*fn)(void),
+                    const uintptr_t *words)
+{
+    wh_coro *coro = create(w, w->stack_class);
+    if (!coro)
+        return -ENOMEM;
+    start(w, coro, site, CORO_DETACHED, fn, words);
+    w->root = coro;
+    return 0;
 }
 
 int wh_start_(struct wh_site *site, wh_coro **ret_coro, const wh_spawn_options *options,
               void (*fn)(void), const uintptr_t *words)
 {
     wh_coro *self = self_or_panic(ret_coro ? "wh_spawn" : "wh_go");
-    if (unlikely(self->worker->ending))
+    struct worker *w = self->worker;
+    if (unlikely(w->ending))
         return -ECANCELED;
-    return coro_start(self->worker, site, ret_coro, options, fn, words);
+
+    wh_coro *coro;
+    if (likely(!options)) {
+        coro = create(w, w->stack_class);
+    } else {
+        int size_class =
+            options->stack_bytes ? stack_class_of(options->stack_bytes) : w->stack_class;
+        if (size_class < 0)
+            return size_class;
+        coro = create_with(w, options, size_class);
+    }
+    if (unlikely(!coro))
+        return -ENOMEM;
+    start(w, coro, site, ret_coro ? 0 : CORO_DETACHED, fn, words);
+    if (ret_coro)
+        *ret_coro = coro;
+    return 0;
 }
 
 /* Makes a NEW coroutine that has been given its stack ready to start. */
@@ -205,17 +233,6 @@ void coro_attach_stack(struct worker *w, wh_coro *coro)
 {
     wh_assert(coro->state == CORO_NEW);
     begin_on_stack(w, coro, stack_take(&w->stacks, coro->stack_class, coro));
-}
-
-void coro_pass_stack(struct worker *w, struct stack *stack, wh_coro *next)
-{
-    if (next->state == CORO_NEW && next->stack_class == stack->size_class) {
-        stack_pass(&w->stacks, stack, next);
-        begin_on_stack(w, next, stack);
-        next->state = CORO_READY;
-    } else {
-        stack_give(&w->stacks, stack);
-    }
 }
 
 /* ---- Run and end ---- */
@@ -243,9 +260,37 @@ static void measure_depth(struct worker *w, const wh_coro *self)
     site_depth(self->site, stack_depth(&w->stacks, self->stack));
 }
 
-static void finish(wh_coro *self, intptr_t value) __attribute__((noreturn));
+/* Gives an ended coroutine's stack to the next one if that is NEW and wants its like, else back. */
+static inline void pass_stack(struct worker *w, struct stack *stack, wh_coro *next)
+{
+    if (next->state == CORO_NEW && next->stack_class == stack->size_class) {
+        stack_pass(&w->stacks, stack, next);
+        begin_on_stack(w, next, stack);
+        next->state = CORO_READY;
+    } else {
+        stack_give(&w->stacks, stack);
+    }
+}
 
-static void finish(wh_coro *self, intptr_t value)
+/*
+ * Passes the stack on and never returns. Inlined, as all of the end is: a call that does not return
+ * leaves its return address with the processor, which then predicts the next return wrongly.
+ */
+__attribute__((always_inline, noreturn)) static inline void leave(wh_coro *self,
+                                                                  struct stack *stack)
+{
+    struct worker *w = self->worker;
+    wh_coro *next = take_next(w);
+    pass_stack(w, stack, next);
+    arm_to_run(w, next);
+    /* `next` may have our stack now: it begins at its top, and we do not come back to ours. The
+     * descriptor may be free already. */
+    sanitizer_leave(&self->sanitizer, &next->sanitizer, true);
+    context_switch(&w->discarded, &next->context);
+    __builtin_unreachable();
+}
+
+__attribute__((always_inline, noreturn)) static inline void finish(wh_coro *self, intptr_t value)
 {
     struct worker *w = self->worker;
     wh_assert(self->state == CORO_RUNNING);
@@ -277,7 +322,7 @@ static void finish(wh_coro *self, intptr_t value)
         self->flags |= CORO_JOINED;
         wake(joiner, 0);
     }
-    park_dead(self, stack);
+    leave(self, stack);
 }
 
 void context_main(struct context *context)

@@ -1,7 +1,7 @@
 /*
  * park.c: leaving one coroutine and continuing with the next.
  */
-#include "sched/sched.h"
+#include "sched/next.h"
 
 #include <errno.h>
 
@@ -12,26 +12,6 @@ void called_outside(const char *call)
     panic("%s was called outside of a coroutine; call it from a function that wh_run, wh_go or "
           "wh_spawn started",
           call);
-}
-
-/* What runs next: the head of the queue, or the loop when that is empty or it is the loop's turn.
- */
-static inline wh_coro *take_next(struct worker *w)
-{
-    wh_coro *next = w->ready_first;
-    if (unlikely(--w->budget <= 0 || !next))
-        return &w->loop;
-    w->ready_first = next->next;
-    return next;
-}
-
-__attribute__((always_inline)) static inline void arm_to_run(struct worker *w, wh_coro *next)
-{
-    if (unlikely(next->state != CORO_READY))
-        coro_attach_stack(w, next);
-    next->state = CORO_RUNNING;
-    next->run_mark = w->epoch;
-    w->current = next;
 }
 
 __attribute__((always_inline)) static inline void switch_to(struct worker *w, wh_coro *self,
@@ -122,19 +102,6 @@ void wh_yield(void)
     }
     w->ready_last = self;
     switch_to(w, self, next);
-}
-
-void park_dead(wh_coro *self, struct stack *stack)
-{
-    struct worker *w = self->worker;
-    wh_coro *next = take_next(w);
-    coro_pass_stack(w, stack, next);
-    arm_to_run(w, next);
-    /* `next` may have our stack now: it begins at its top, and we do not come back to ours. The
-     * descriptor may be free already. */
-    sanitizer_leave(&self->sanitizer, &next->sanitizer, true);
-    context_switch(&w->discarded, &next->context);
-    __builtin_unreachable();
 }
 
 void run_ready(struct worker *w)

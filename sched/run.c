@@ -119,6 +119,7 @@ static int worker_init(struct worker *w, const wh_options *o)
     w->loop.state = CORO_RUNNING;
     sanitizer_thread_set(&w->loop.sanitizer);
     w->loop.worker = w;
+    sanitizer_stack_of_thread(&w->loop.sanitizer);
     w->loop.deadline_ns = WH_NEVER;
     w->current = &w->loop;
     worker_tls = w;
@@ -198,9 +199,8 @@ int wh_run(int (*root)(void *arg), void *arg, const wh_options *options)
         goto free_worker;
 
     const uintptr_t words[] = {(uintptr_t)arg};
-    rc = coro_start(w, &root_site, NULL, NULL, (void (*)(void))root, words);
+    rc = coro_start_root(w, &root_site, (void (*)(void))root, words);
     if (rc == 0) {
-        w->root = w->ready_first;
         loop_run(w);
         rc = w->result;
     }

@@ -254,9 +254,6 @@ static inline void deadline_arm(wh_coro *self)
 /* A coroutine's timer has fired. */
 void deadline_fired(wh_coro *coro);
 
-/* The end of a coroutine: passes its stack on and never returns. */
-void park_dead(wh_coro *self, struct stack *stack) __attribute__((noreturn));
-
 /* The loop's part: runs coroutines until the queue is empty or the budget is used up. */
 void run_ready(struct worker *w);
 
@@ -277,15 +274,12 @@ int32_t op_await_shielded(wh_coro *self);
 
 /* ---- Coroutines (coro.c) ---- */
 
-/* Starts a coroutine. Returns 0, -ENOMEM, -EINVAL. */
-int coro_start(struct worker *w, struct wh_site *site, wh_coro **ret_coro,
-               const wh_spawn_options *options, void (*fn)(void), const uintptr_t *words);
+/* Starts the root. Returns 0 or -ENOMEM. */
+int coro_start_root(struct worker *w, struct wh_site *site, void (*fn)(void),
+                    const uintptr_t *words);
 
 /* Gives a NEW coroutine the stack that was reserved for it. */
 void coro_attach_stack(struct worker *w, wh_coro *coro);
-
-/* Gives an ended coroutine's stack to the next one if that is NEW and wants its like, else back. */
-void coro_pass_stack(struct worker *w, struct stack *stack, wh_coro *next);
 
 /* Calls visit with every coroutine of the worker that has not ended. */
 void coro_visit(struct worker *w, void (*visit)(wh_coro *coro, void *arg), void *arg);

@@ -33,6 +33,7 @@ struct sanitizer {
 #ifdef WHORL_ASAN
 
 #include <pthread.h>
+#include <pthread.h>
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 
@@ -57,6 +58,22 @@ static inline void sanitizer_thread_set(struct sanitizer *s)
     pthread_attr_destroy(&attr);
 }
 
+/* For a context that runs on the calling thread's own stack. Without it a thread that has come back
+ * there would have no stack at all for the sanitizer, and the next exception an error. */
+static inline void sanitizer_stack_of_thread(struct sanitizer *s)
+{
+    pthread_attr_t attr;
+    void *bottom = NULL;
+    size_t bytes = 0;
+    if (pthread_getattr_np(pthread_self(), &attr) == 0) {
+        pthread_attr_getstack(&attr, &bottom, &bytes);
+        pthread_attr_destroy(&attr);
+    }
+    s->bottom = bottom;
+    s->bytes = bytes;
+    s->fake_stack = NULL;
+}
+
 static inline void sanitizer_leave(struct sanitizer *from, const struct sanitizer *to, bool dying)
 {
     __sanitizer_start_switch_fiber(dying ? NULL : &from->fake_stack, to->bottom, to->bytes);
@@ -75,6 +92,11 @@ static inline void sanitizer_stack_set(struct sanitizer *s, const struct stack_p
     (void)s;
     (void)pool;
     (void)stack;
+}
+
+static inline void sanitizer_stack_of_thread(struct sanitizer *s)
+{
+    (void)s;
 }
 
 static inline void sanitizer_thread_set(struct sanitizer *s)
