@@ -164,14 +164,11 @@ int wh_shutdown(wh_fd fd, int how)
 int wh_close(wh_fd fd)
 {
     wh_coro *self = self_or_panic("wh_close");
-    struct worker *w = self->worker;
     if (fd < 0)
         return -EBADF;
-    /* Beyond the table it is not known whether anything is in flight. */
-    if ((size_t)fd >= w->fd_ops_count || w->fd_ops[fd]) {
-        self->op = (struct op){.code = OP_CANCEL_FD, .fd = fd};
-        op_await_shielded(self);
-    }
+    int rc = fd_end_operations(self, fd);
+    if (rc < 0)
+        return rc;
     self->op = (struct op){.code = OP_CLOSE, .fd = fd};
     return op_await_shielded(self);
 }

@@ -129,9 +129,13 @@ void interrupt(wh_coro *coro, int why)
 
 void deadline_fired(wh_coro *coro)
 {
-    if (coro->state != CORO_PARKED || coro->deadline_ns == WH_NEVER)
+    if (coro->state != CORO_PARKED)
         return; /* what it waits for next will arm it again if it has a deadline */
-    if (coro->deadline_ns > coro->worker->now_ns)
+    if (coro->wake)
+        interrupt(coro, coro->wake); /* it was asked to end and has not yet: asks again */
+    else if (coro->deadline_ns == WH_NEVER)
+        return;
+    else if (coro->deadline_ns > coro->worker->now_ns)
         wheel_arm(&coro->worker->wheel, &coro->timer, coro->deadline_ns);
     else
         interrupt(coro, -ETIMEDOUT);

@@ -134,7 +134,7 @@ struct worker {
     struct engine *engine;
     struct clock clock;
     int64_t now_ns;   /* exact, of the last turn of the loop */
-    uint32_t *fd_ops; /* operations in flight, by descriptor */
+    uint32_t *fd_ops; /* operations in flight, by descriptor, and FD_CLOSING */
     size_t fd_ops_count;
     uint64_t ops_in_flight;
     wh_coro *slab_free;
@@ -271,6 +271,17 @@ int32_t op_await(wh_coro *self, int flags);
 
 /* The same without regard to deadline and cancel. */
 int32_t op_await_shielded(wh_coro *self);
+
+/* In fd_ops: the descriptor is being closed, and no operation may begin on it. */
+#define FD_CLOSING (UINT32_C(1) << 31)
+
+/* Ends all operations in flight on the descriptor (-EBADF) and returns when their coroutines have
+ * taken note; the caller then submits the close without parking in between. Returns 0, or -EBADF
+ * when another coroutine is closing it. */
+int fd_end_operations(wh_coro *self, int fd);
+
+/* Sleeps without regard to the deadline; a cancel may shorten it. (deadline.c) */
+void sleep_shielded(wh_coro *self, int64_t duration_ns);
 
 /* ---- Coroutines (coro.c) ---- */
 

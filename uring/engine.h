@@ -8,7 +8,8 @@
  *        ^                  |                     |
  *        `---- taken ---- DONE <---- completion --'
  *
- * Cancelling only asks. Whichever way it ends, the memory that the operation names is the kernel's
+ * Cancelling only asks, and may be repeated: a kernel can miss an operation that is just on its way
+ * from one of its hands to the other. Whichever way it ends, the memory that the operation names is the kernel's
  * until the operation comes out of engine_wait() (invariant 1 of the design), and its result is
  * whatever truly happened (invariant 2): a cancel that came too late changes nothing.
  *
@@ -137,7 +138,7 @@ static inline void engine_submit(struct engine *engine, struct op *op)
 
 static inline void engine_cancel(struct engine *engine, struct op *op)
 {
-    if (op->state == OP_IN_FLIGHT)
+    if (op->state == OP_IN_FLIGHT || op->state == OP_CANCELLING)
         engine->type->cancel(engine, op);
 }
 

@@ -44,6 +44,9 @@ enum {
     ENTRIES_MIN = 8,
     ENTRIES_MAX = 32768,
     CQ_FACTOR = 4,
+    /* The kernel's inner codes for "interrupted" (ERESTARTSYS...) begin here. An opening that is
+     * cancelled on a thread of the ring's lets them out. */
+    RESTART_FIRST = 512,
     STARVED_TRIES_MAX = 5000, /* milliseconds without memory before it is said aloud */
 };
 
@@ -78,7 +81,7 @@ static void reap(struct ring *r)
             continue;
         wh_assert(op->state == OP_IN_FLIGHT || op->state == OP_CANCELLING);
         wh_assert(!(cqe->flags & IORING_CQE_F_MORE));
-        op->res = cqe->res;
+        op->res = likely(cqe->res > -RESTART_FIRST) ? cqe->res : -EINTR;
         op->res_flags = cqe->flags;
         op->state = OP_DONE;
         op_list_push(&r->done, op);
@@ -187,7 +190,7 @@ static void ring_cancel(struct engine *engine, struct op *op)
 {
     struct ring *r = ring_of(engine);
     struct io_uring_sqe *sqe = sqe_take(r);
-    if (op->state != OP_IN_FLIGHT) {
+    if (op->state != OP_IN_FLIGHT && op->state != OP_CANCELLING) {
         /* It completed while the queue was flushed: leave an entry that does nothing. */
         memset(sqe, 0, sizeof *sqe);
         sqe->opcode = IORING_OP_NOP;

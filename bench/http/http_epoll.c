@@ -32,6 +32,8 @@
 #include <stdbool.h>
 #include <sys/epoll.h>
 
+#define SERVER "epoll/0.1.0" /* as long as whorl's: the answers are equal in size */
+
 enum {
     EVENTS_MAX = 512,
     ACCEPTS_MAX = 64, /* a turn, so that a flood of newcomers does not starve the others */
@@ -109,6 +111,7 @@ static struct server {
     long fd_limit;
     long open;
     bool listener_off; /* out of descriptors: not accepting until a connection closes */
+    bool full_said;    /* once is enough */
     uint32_t now_s;    /* of this turn, monotonic */
     time_t date_s;     /* what the prepared answers say */
     char date[40];
@@ -121,7 +124,7 @@ static struct server {
     size_t out_len;
     char out[ANSWERS_BYTES];
     char in[RECEIVE_BYTES];
-} server = {.epoll = -1, .listener = -1, .signals = -1};
+} server;
 
 static uint64_t syscalls(void)
 {
@@ -135,7 +138,7 @@ static void prepare(struct prepared *p, enum answer answer, enum ending ending)
 {
     const char *body = answers[answer].body;
     int len = snprintf(p->text, sizeof p->text,
-                       "HTTP/1.1 %s\r\nServer: epoll\r\nDate: %s\r\n"
+                       "HTTP/1.1 %s\r\nServer: " SERVER "\r\nDate: %s\r\n"
                        "Content-Type: text/plain\r\nContent-Length: %zu\r\n%s%s\r\n%s",
                        answers[answer].status, server.date, strlen(body), answers[answer].more,
                        endings[ending], body);
@@ -191,7 +194,7 @@ static void answer_with_status(struct conn *c)
                        (unsigned long long)server.connections, server.open);
     server.out_len += (size_t)snprintf(
         server.out + server.out_len, ANSWER_BYTES_MAX,
-        "HTTP/1.1 200 OK\r\nServer: epoll\r\nDate: %s\r\nContent-Type: application/json\r\n"
+        "HTTP/1.1 200 OK\r\nServer: " SERVER "\r\nDate: %s\r\nContent-Type: application/json\r\n"
         "Content-Length: %d\r\n%s\r\n%s",
         server.date, len, endings[ending_of(c)], c->parser.method == HTTP_HEAD ? "" : body);
 }
@@ -495,10 +498,12 @@ static bool accept_one(void)
         return true;
     }
     if ((errno == EMFILE || errno == ENFILE) && server.open > 0) {
-        fprintf(stderr,
-                "http_epoll: %ld connections are open and descriptors have run out: "
-                "newcomers wait (raise 'ulimit -n')\n",
-                server.open);
+        if (!server.full_said)
+            fprintf(stderr,
+                    "http_epoll: %ld connections are open and descriptors have run out: newcomers "
+                    "wait (raise 'ulimit -n')\n",
+                    server.open);
+        server.full_said = true;
         server.listener_off = interest(EPOLL_CTL_DEL, server.listener, 0) == 0;
         return false;
     }
@@ -567,6 +572,7 @@ static void report(void)
 
 static int start(const char *address)
 {
+    server.epoll = server.listener = server.signals = -1;
     llhttp_settings_init(&server.settings);
     server.settings.on_message_begin = on_message_begin;
     server.settings.on_url = on_url;

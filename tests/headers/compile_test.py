@@ -294,6 +294,9 @@ def add_calls(cases, compiler, cxx, include):
     right = [case[1] for case in calls(cxx)] + FINE + (CXX_FINE if cxx else C_FINE)
     # All right calls at once; on their own only to find the one that is not.
     compiled, _ = compiler.compile(snippet(right, cxx), suffix, options, include)
+    if not compiled:
+        cases.add('all right calls at once', compiler, snippet(right, cxx), suffix, options,
+                  include, True)
     for call in [] if compiled else right:
         cases.add(call, compiler, snippet([call], cxx), suffix, options, include, True)
 

@@ -6,12 +6,18 @@
  */
 #include "tests/stacks/switching.h"
 
-#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unwind.h>
+
+/* Neither inlined nor cloned: the function that stands in the source is the one that runs. */
+#if __has_attribute(noipa)
+#define AS_WRITTEN __attribute__((noipa))
+#else
+#define AS_WRITTEN __attribute__((noinline))
+#endif
 
 enum { SIDE_STACK_BYTES = 256 * 1024, VALUES = 24, ROUNDS = 100 };
 
@@ -21,6 +27,19 @@ void context_main(struct context *context)
     sanitizer_arrive(&self->sanitizer);
     self->run(self);
     abort();
+}
+
+/* The stack that the context runs on, for the sanitizer. */
+static void side_bounds(struct side *self, void *bottom, size_t bytes)
+{
+#ifdef WHORL_ASAN
+    self->sanitizer.bottom = bottom;
+    self->sanitizer.bytes = bytes;
+#else
+    (void)self;
+    (void)bottom;
+    (void)bytes;
+#endif
 }
 
 void side_init(struct side *self, struct side *other, void (*run)(struct side *self), void *arg)
@@ -35,29 +54,22 @@ void side_init(struct side *self, struct side *other, void (*run)(struct side *s
     self->other = other;
     self->arg = arg;
     context_init(&self->context, self->stack + self->stack_bytes);
-    sanitizer_stack_set(&self->sanitizer, self->stack, self->stack_bytes);
+    side_bounds(self, self->stack, self->stack_bytes);
 }
 
 void side_finish(struct side *self)
 {
+#ifdef WHORL_ASAN
     /* Its frames are abandoned: what they poisoned must not haunt the next mapping here. */
-    sanitizer_stack_set(&self->sanitizer, self->stack, self->stack_bytes);
+    ASAN_UNPOISON_MEMORY_REGION(self->stack, self->stack_bytes);
+#endif
     munmap(self->stack, self->stack_bytes);
 }
 
 void side_init_thread(struct side *self)
 {
     memset(self, 0, sizeof *self);
-#ifdef WHORL_ASAN
-    pthread_attr_t attr;
-    void *bottom;
-    size_t bytes;
-    if (pthread_getattr_np(pthread_self(), &attr) || pthread_attr_getstack(&attr, &bottom, &bytes))
-        abort();
-    pthread_attr_destroy(&attr);
-    self->sanitizer.bottom = bottom;
-    self->sanitizer.bytes = bytes;
-#endif
+    sanitizer_stack_of_thread(&self->sanitizer);
 }
 
 /* ---- Values ---- */
@@ -73,8 +85,7 @@ typedef double pair __attribute__((vector_size(16)));
 
 /* Keeps as many values as there are registers alive across a switch. Returns whether all are still
  * what they were. */
-__attribute__((noinline)) static bool keeps_values(struct side *from, struct side *to,
-                                                   uint64_t seed)
+AS_WRITTEN static bool keeps_values(struct side *from, struct side *to, uint64_t seed)
 {
     uint64_t a = opaque(seed * 3), b = opaque(seed * 5), c = opaque(seed * 7),
              d = opaque(seed * 11);
@@ -104,8 +115,7 @@ __attribute__((noinline)) static bool keeps_values(struct side *from, struct sid
 }
 
 /* An array worked on before and after, for loops that are vectorised with the widest registers. */
-__attribute__((noinline)) static bool keeps_arrays(struct side *from, struct side *to,
-                                                   uint64_t seed)
+AS_WRITTEN static bool keeps_arrays(struct side *from, struct side *to, uint64_t seed)
 {
     float n[64], sum_before = 0, sum_after = 0;
     uint32_t odd = 0, odd_after = 0;
@@ -210,7 +220,7 @@ struct beginning {
     uintptr_t local;
 };
 
-static void note_beginning(struct side *self)
+AS_WRITTEN static void note_beginning(struct side *self)
 {
     struct beginning *b = self->arg;
     /* Asks for more than the ABI grants only if the stack pointer came in aligned. */
@@ -245,7 +255,7 @@ static const char *check_beginning(void)
 /* ---- Depth ---- */
 
 /* Switches away at every level of a recursion, down and up. */
-__attribute__((noinline)) static uint64_t recurse(struct side *self, unsigned depth, uint64_t seed)
+AS_WRITTEN static uint64_t recurse(struct side *self, unsigned depth, uint64_t seed)
 {
     volatile uint64_t mine = seed * (depth + 1);
     side_switch(self, self->other);
@@ -338,7 +348,7 @@ static _Unwind_Reason_Code walk_frame(struct _Unwind_Context *unwind, void *arg)
     return _URC_NO_REASON;
 }
 
-__attribute__((noinline)) static void chain(struct walk *walk, unsigned depth)
+AS_WRITTEN static void chain(struct walk *walk, unsigned depth)
 {
     if (depth)
         chain(walk, depth - 1);
@@ -347,7 +357,7 @@ __attribute__((noinline)) static void chain(struct walk *walk, unsigned depth)
     __asm__ volatile("" ::: "memory"); /* no tail call */
 }
 
-__attribute__((noinline)) static void walk_and_stop(struct side *self)
+AS_WRITTEN static void walk_and_stop(struct side *self)
 {
     chain(self->arg, CHAIN - 1);
     for (;;) {
