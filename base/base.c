@@ -1,3 +1,6 @@
+/*
+ * base.c: reporting, memory, and numbers from the environment (base.h).
+ */
 #include "base/base.h"
 
 #include <errno.h>

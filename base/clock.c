@@ -1,3 +1,9 @@
+/*
+ * clock.c: how a struct clock learns its rate (clock.h says what it is for).
+ *
+ * The rate is measured from the first reading on, so it gets better the longer a run lasts, and is
+ * not used before a millisecond has passed.
+ */
 #include "base/clock.h"
 
 #include <fcntl.h>

@@ -1,9 +1,9 @@
 /*
  * bench.h: how a benchmark of whorl-bench looks.
  *
- * A benchmark is a function that does its work `count` times and says how long that took. The harness
- * calls it once to warm up, then RUNS times, and reports the least and the median. The least is what
- * the code costs; the distance to the median is what the machine was doing besides.
+ * A benchmark is a function that does its work `count` times and says how long that took. The
+ * harness calls it once to warm up, then RUNS times, and reports the least and the median. The
+ * least is what the code costs; the distance to the median is what the machine was doing besides.
  */
 #ifndef BENCH_BENCH_H
 #define BENCH_BENCH_H

@@ -1,8 +1,8 @@
 /*
  * million.c: a million coroutines at once.
  *
- * timers_1m: each sleeps 1 to 1000 ms counted from one moment at which all are started and asleep. CPU
- * seconds from that moment until the last has woken, and how late they woke.
+ * timers_1m: each sleeps 1 to 1000 ms counted from one moment at which all are started and asleep.
+ * CPU seconds from that moment until the last has woken, and how late they woke.
  *
  * parked_1m: each parks; memory a coroutine (resident and page tables), and seconds to start them.
  */

@@ -1,7 +1,8 @@
 /*
  * spawn.c: what does it cost to start an empty coroutine, run it and join it?
  *
- * spawn_join starts a thousand, then joins the thousand: they are queued. spawn_now joins each at once.
+ * spawn_join starts a thousand, then joins the thousand: they are queued. spawn_now joins each at
+ * once.
  */
 #include "bench/bench.h"
 

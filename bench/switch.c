@@ -1,8 +1,9 @@
 /*
  * switch.c: what does it cost to leave one stack for another, and to yield through the scheduler?
  *
- * switch_raw is the runtime's own inlined switch between two stacks, without a scheduler; switch_call
- * is the usual routine beside it: six registers pushed, the stack pointer exchanged, six popped, ret.
+ * switch_raw is the runtime's own inlined switch between two stacks, without a scheduler;
+ * switch_call is the usual routine beside it: six registers pushed, the stack pointer exchanged,
+ * six popped, ret.
  *
  * yield_switch yields between two coroutines of one function, yield_mixed between two functions.
  */
@@ -19,7 +20,8 @@ enum { SWITCHES = 20000000, YIELDS = 10000000, STACK_BYTES = 64 * 1024 };
 
 static struct context here, there;
 
-/* A second user of the switch beside the runtime, so the other side starts in C on its own stack. */
+/* A second user of the switch beside the runtime, so the other side starts in C on its own stack.
+ */
 __attribute__((noinline)) static void other_side(void)
 {
     for (;;)

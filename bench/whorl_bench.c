@@ -3,8 +3,8 @@
  *
  *     whorl-bench [NAME...] [--json] [--list] [--cpu K]
  *
- * Figures are for comparing on one machine in one sitting: pin the process (--cpu), run what is to be
- * compared alternately, and look at the ratio of medians.
+ * Figures are for comparing on one machine in one sitting: pin the process (--cpu), run what is to
+ * be compared alternately, and look at the ratio of medians.
  */
 #include "bench/bench.h"
 

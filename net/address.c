@@ -1,3 +1,7 @@
+/*
+ * address.c: the text of an address as a socket address. libc parses the numbers; what it would
+ * let pass beside them (names, service names, spaces) is refused before.
+ */
 #include "net/address.h"
 
 #include <errno.h>

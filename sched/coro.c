@@ -1,10 +1,10 @@
 /*
  * coro.c: the life of a coroutine: started, run, joined.
  *
- * Descriptors come from a slab: chunks cut into descriptors, last-in first-out. The first chunks are
- * small, later ones huge pages, because a million descriptors in small pages miss the TLB at every
- * wake. A chunk stays until the run ends, so that all descriptors can be visited without a list
- * through them.
+ * Descriptors come from a slab: chunks cut into descriptors, last-in first-out. The first chunks
+ * are small, later ones huge pages, because a million descriptors in small pages miss the TLB at
+ * every wake. A chunk stays until the run ends, so that all descriptors can be visited without a
+ * list through them.
  *
  * A started coroutine has a stack reserved but not taken (stacks.h): it takes the warmest one when
  * it first runs, and when it ends its stack is at once the next one's to take, while it is still

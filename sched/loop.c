@@ -57,8 +57,8 @@ static bool tidy_stack(struct worker *w, struct stack *stack)
     return stack_trim(&w->stacks, stack, (char *)coro->context.sp - 128);
 }
 
-/* A slice of the round that is under way, about a tenth of a millisecond. Returns whether the round is
- * over. */
+/* A slice of the round that is under way, about a tenth of a millisecond. Returns whether the round
+ * is over. */
 static bool tidy_slice(struct worker *w)
 {
     if (stack_pool_give_back(&w->stacks, TIDY_SLICE))
@@ -102,8 +102,8 @@ static void tidy(struct worker *w)
         w->tidy_found = true;
 }
 
-/* Whether an idle worker may sleep without limit: rounds were made since anything ran, enough of them
- * for those that parked last to count as long parked, and found nothing. */
+/* Whether an idle worker may sleep without limit: rounds were made since anything ran, enough of
+ * them for those that parked last to count as long parked, and found nothing. */
 static bool tidy_quiet(const struct worker *w)
 {
     return !w->tidy_under_way && w->tidy_round > TIDY_PARKED_ROUNDS;

@@ -1,6 +1,6 @@
 /*
- * sanitizer.h: telling AddressSanitizer which stack we are on. (Valgrind is told of every slot once, by
- * the pool.)
+ * sanitizer.h: telling AddressSanitizer which stack we are on. (Valgrind is told of every slot
+ * once, by the pool.)
  *
  * Each context carries a `struct sanitizer`, empty in a plain build. Around a switch:
  *

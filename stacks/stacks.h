@@ -109,8 +109,8 @@ size_t stack_class_bytes(int size_class);
 /* Makes room for one more reservation, or fails as stack_reserve() does: its slow part. */
 COLD int stack_reserve_more(struct stack_pool *pool, int size_class);
 
-/* Makes sure that a later stack_take() of the class succeeds. Returns 0 or -ENOMEM, which is reported
- * once with its cause. */
+/* Makes sure that a later stack_take() of the class succeeds. Returns 0 or -ENOMEM, which is
+ * reported once with its cause. */
 static inline int stack_reserve(struct stack_pool *pool, int size_class)
 {
     struct stack_class *c = &pool->classes[size_class];
@@ -191,10 +191,10 @@ size_t stack_depth(const struct stack_pool *pool, const struct stack *stack);
 bool stack_trim(struct stack_pool *pool, struct stack *stack, char *floor);
 
 /*
- * Housekeeping, in two steps off the hot path and not on a pooled stack. stack_pool_tidy() sees which
- * warm stacks were not needed since its last call (warm_low) and makes half of them surplus;
- * stack_pool_give_back() gives the memory of up to stacks_max surplus ones back, the coldest first (1.2
- * us each), and returns whether there are more.
+ * Housekeeping, in two steps off the hot path and not on a pooled stack. stack_pool_tidy() sees
+ * which warm stacks were not needed since its last call (warm_low) and makes half of them surplus;
+ * stack_pool_give_back() gives the memory of up to stacks_max surplus ones back, the coldest first
+ * (1.2 us each), and returns whether there are more.
  */
 void stack_pool_tidy(struct stack_pool *pool);
 bool stack_pool_give_back(struct stack_pool *pool, unsigned stacks_max);

@@ -4,8 +4,8 @@
  * context_switch (switch.h) branches here with sp at the stack's top, 16-byte aligned, and x1 the
  * context switched to. The undefined x30 tells every unwinder that this is the outermost frame.
  *
- * context_main is entered as by a call, but not by one: it never returns, and the return address of a
- * call would stay in the processor's return stack and spoil the next prediction.
+ * context_main is entered as by a call, but not by one: it never returns, and the return address of
+ * a call would stay in the processor's return stack and spoil the next prediction.
  */
         .text
         .globl  context_entry

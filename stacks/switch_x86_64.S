@@ -1,11 +1,11 @@
 /*
  * switch_x86_64.S: the first instructions of a new context.
  *
- * context_switch (switch.h) jumps here with rsp at the stack's top, 16-byte aligned, and rsi the
+ * context_switch (switch.h) jumps here with rsp at the stack's top, 16-byte aligned; rsi is the
  * context switched to. The undefined rip tells every unwinder that this is the outermost frame.
  *
- * context_main is entered as by a call, but not by one: it never returns, and the return address of a
- * call would stay in the processor's return stack and spoil the next prediction.
+ * context_main is entered as by a call, but not by one: it never returns, and the return address of
+ * a call would stay in the processor's return stack and spoil the next prediction.
  */
         .text
         .globl  context_entry

@@ -1,3 +1,6 @@
+/*
+ * wheel.c: placing, cancelling and expiring (wheel.h draws the wheel and says why it is right).
+ */
 #include "timers/wheel.h"
 
 #include <string.h>

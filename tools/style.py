@@ -45,7 +45,7 @@ SCRIPT_KINDS = {'.py', '.sh'}
 # Names with two underscores that others gave: the compiler, the C library, the kernel's headers,
 # the sanitizers, the C++ runtime, the linker's --wrap.
 FOREIGN = re.compile(r'''
-    __[A-Za-z0-9_]+__ | __builtin_\w+ | __(atomic|sync)_\w+ | __ATOMIC_\w+ | __has_\w+ |
+    __[A-Za-z0-9_]+__ | __builtin_\w+ | __(atomic|sync)_\w+ | __ATOMIC_\w+ | __has_\w+ | __ARM_\w+ |
     __(extension|typeof|asm|volatile|inline|restrict|thread|func|cplusplus|int128|alignof) |
     __(cxa|gxx|asan|lsan|msan|tsan|ubsan|sanitizer|libc|errno|real|wrap|kernel|io_uring)_\w+ |
     __NR_\w+ | __STDC\w* | __CPU_\w+ | __[su](8|16|32|64) | __[bl]e(16|32|64) |

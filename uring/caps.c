@@ -1,3 +1,6 @@
+/*
+ * caps.c: the names of kernel features, and WHORL_MASK, which hides them.
+ */
 #include "uring/caps.h"
 
 #include <stdio.h>

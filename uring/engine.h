@@ -9,9 +9,9 @@
  *        `---- taken ---- DONE <---- completion --'
  *
  * Cancelling only asks, and may be repeated: a kernel can miss an operation that is just on its way
- * from one of its hands to the other. Whichever way it ends, the memory that the operation names is the kernel's
- * until the operation comes out of engine_wait() (invariant 1 of the design), and its result is
- * whatever truly happened (invariant 2): a cancel that came too late changes nothing.
+ * from one of its hands to the other. Whichever way it ends, the memory that the operation names is
+ * the kernel's until the operation comes out of engine_wait() (invariant 1 of the design), and its
+ * result is whatever truly happened (invariant 2): a cancel that came too late changes nothing.
  *
  * There is to be more than one engine (io_uring; a simulated one; epoll), so nothing here names a
  * ring. An engine belongs to the thread that created it. It has never heard of coroutines.

@@ -88,7 +88,7 @@ static void reap(struct ring *r)
         r->stats.completions++;
         r->stats.in_flight--;
     }
-    /* release: the kernel may reuse the entries once it sees the head */
+    /* release: pairs with the kernel's acquire of the head before it reuses the entries */
     __atomic_store_n(cq->khead, head, __ATOMIC_RELEASE);
 }
 

@@ -34,7 +34,8 @@ WH_API ssize_t wh_write(wh_fd fd, const void *buf, size_t len);
 WH_API ssize_t wh_readv(wh_fd fd, const struct iovec *iov, int count);
 WH_API ssize_t wh_writev(wh_fd fd, const struct iovec *iov, int count);
 
-/* pread(2), pwrite(2), preadv(2), pwritev(2): at an offset, which must be >= 0 (else -EINVAL). */
+/* pread(2), pwrite(2), preadv(2), pwritev(2): at an offset, which must be >= 0 (else -EINVAL). On
+ * what has no position, a pipe or a socket, the offset does not count (there is no -ESPIPE). */
 WH_API ssize_t wh_pread(wh_fd fd, void *buf, size_t len, int64_t offset);
 WH_API ssize_t wh_pwrite(wh_fd fd, const void *buf, size_t len, int64_t offset);
 WH_API ssize_t wh_preadv(wh_fd fd, const struct iovec *iov, int count, int64_t offset);
@@ -74,7 +75,11 @@ WH_API int wh_shutdown(wh_fd fd, int how);
  */
 WH_API int wh_close(wh_fd fd);
 
-/* openat(2), with O_CLOEXEC added. The caller owns the descriptor. */
+/*
+ * openat(2), with O_CLOEXEC added. A FIFO does not wait for its other end: as with O_NONBLOCK it
+ * opens at once for reading, and is -ENXIO for writing while nobody reads. The caller owns the
+ * descriptor.
+ */
 WH_API wh_fd wh_openat(wh_fd dir, const char *path, int flags, mode_t mode);
 
 /* fsync(2), fdatasync(2). */
@@ -86,7 +91,7 @@ WH_API int wh_statx(wh_fd dir, const char *path, int flags, unsigned mask, struc
 
 /*
  * Waits until fd is ready for one of the poll(2) events (POLLIN, POLLOUT...). Returns the events
- * that hold, which may include POLLERR and POLLHUP unasked.
+ * that hold, which may include POLLERR, POLLHUP and POLLRDHUP unasked.
  */
 WH_API int wh_poll(wh_fd fd, short events);
 

@@ -163,6 +163,23 @@ TEST_CASE("clock: a reading left alone for long is taken anew, not stretched")
     }
 }
 
+TEST_CASE("clock: the rate is taken too fast, by more than the kernel ever slews its own")
+{
+    struct clock clock;
+    clock_init(&clock);
+    if (!clock.counter_trusted) {
+        WARN("the kernel does not trust the counter here: not used");
+        return;
+    }
+    pause_for(50000000);
+    clock_sync(&clock);
+    double rate = static_cast<double>(clock.base_ns - clock.anchor_ns) /
+                  static_cast<double>(clock.base_cycles - clock.anchor_cycles);
+    double taken = static_cast<double>(clock.ns_per_cycle) / 4294967296.0;
+    CHECK(taken / rate > 1.00049);
+    CHECK(taken / rate < 1.00051);
+}
+
 TEST_CASE("clock: without a trusted counter every reading is exact")
 {
     struct clock clock;

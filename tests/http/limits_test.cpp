@@ -175,6 +175,13 @@ TEST_CASE("http: too large a body is 413, at once if it is announced")
         REQUIRE(client.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n"));
         check_refused(client, 413);
     }
+    SECTION("announced, and sent all the same: the answer is not lost by a reset")
+    {
+        Client client(server.port());
+        REQUIRE(client.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n" +
+                            noise(300000)));
+        check_refused(client, 413);
+    }
     SECTION("announced as endless")
     {
         Client client(server.port());

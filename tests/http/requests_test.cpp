@@ -222,6 +222,20 @@ TEST_CASE("http: a long head is kept in one piece while it grows and moves")
     }
 }
 
+TEST_CASE("http: a header may stand across the end of what is received at once")
+{
+    Server server;
+    Client client(server.port());
+    for (size_t filler = 1200; filler < 1450; filler++) {
+        CAPTURE(filler);
+        /* Without a host it would be refused. */
+        CHECK(
+            client
+                .ask("GET / HTTP/1.1\r\nX: " + std::string(filler, 'x') + "\r\nHost: test\r\n\r\n")
+                .body == HELLO);
+    }
+}
+
 TEST_CASE("http: HEAD is answered like GET, without the content")
 {
     Folder folder;

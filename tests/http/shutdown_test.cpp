@@ -104,10 +104,13 @@ TEST_CASE("http: a large answer on its way to a slow reader is finished")
     REQUIRE(ask_once(server, get("/")).status == 200);
     server.signal(SIGTERM);
     REQUIRE(listener_closes(server));
+    Clock::time_point begin = Clock::now();
     Answer a = client.answer();
     CHECK(a.body == content);
-    CHECK(client.end() == Ending::fin);
+    CHECK(client.end() == Ending::fin); /* although the head, sent before, did not say so */
     CHECK(server.wait() == 0);
+    CHECK(ms_since(begin) < 5000);
+    CHECK(server.said().find(" 0 connections cancelled") != std::string::npos);
 }
 
 TEST_CASE("http: what is stuck is cancelled when the grace is over")

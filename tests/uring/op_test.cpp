@@ -88,6 +88,10 @@ TEST_CASE("op: openat, write, pwritev, fsync, fdatasync, statx, read, preadv and
     Op sync(OP_FSYNC, fd), datasync(OP_FDATASYNC, fd);
     CHECK(ring.result(sync) == 0);
     CHECK(ring.result(datasync) == 0);
+    Fds pipe = make_pipe(); /* which has nothing to sync: so the kernel did try */
+    Op sync_pipe(OP_FSYNC, pipe[1]), datasync_pipe(OP_FDATASYNC, pipe[1]);
+    CHECK(ring.result(sync_pipe) == -EINVAL);
+    CHECK(ring.result(datasync_pipe) == -EINVAL);
 
     struct statx info = {};
     Op statx(OP_STATX, AT_FDCWD, path.c_str(), STATX_SIZE | STATX_MODE,

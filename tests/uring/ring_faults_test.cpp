@@ -1,7 +1,7 @@
 /*
  * ring_faults_test.cpp: what the kernel says seldom: no memory for requests, interrupted, only a
- * part of the submissions taken. The linker's --wrap=io_uring_enter2 puts the function below between
- * the engine and the kernel; it plays a list of answers and then lets everything through.
+ * part of the submissions taken. The linker's --wrap=io_uring_enter2 puts the function below
+ * between the engine and the kernel; it plays a list of answers and then lets everything through.
  */
 #include "tests/base/child.hpp"
 #include "tests/uring/ring.hpp"

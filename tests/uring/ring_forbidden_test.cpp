@@ -53,7 +53,8 @@ int root(void *)
     return 0;
 }
 
-/* Runs in a child after `before`; expects wh_run() to return `error` without having run anything. */
+/* Runs in a child after `before`; expects wh_run() to return `error` without having run anything.
+ */
 ChildEnd refused_run(int error, const std::function<void()> &before,
                      const wh_options *options = nullptr)
 {
