@@ -85,6 +85,11 @@ int64_t clock_sync(struct clock *clock)
     clock->base_ns = now.ns;
     clock->base_cycles = now.cycles;
 
+    if (now.cycles < clock->anchor_cycles) { /* the machine slept, and its counter began anew */
+        clock->anchor_ns = now.ns;
+        clock->anchor_cycles = now.cycles;
+        clock->fresh_cycles = 0;
+    }
     int64_t span_ns = now.ns - clock->anchor_ns;
     if (clock->counter_trusted && span_ns >= RATE_SPAN_NS) {
         double rate = (double)span_ns / (double)(now.cycles - clock->anchor_cycles);

@@ -340,8 +340,8 @@ def run_server(args, name, label):
     say(f'{label} {args.idle:,} idle connections opened in {time.monotonic() - opened_s:.1f} s')
     for connections in args.connections:
         record = records[connections] = run_wrk(args, server, connections)
-        say(f'{label} {connections:>4} busy beside them: {record["rate"]:>8,.0f} requests a second, '
-            f'{record["cpu_s_per_million"]:.2f} CPU seconds a million')
+        say(f'{label} {connections:>4} busy beside them: {record["rate"]:>8,.0f} requests a '
+            f'second, {record["cpu_s_per_million"]:.2f} CPU seconds a million')
     close_idle(args, holder, opened_s)
     records['exit'] = server.stop()
     return records
@@ -451,13 +451,16 @@ def compared(ratios, thing):
 def print_meaning(args, results):
     load = args.connections[0]
     cpu = compared(results.ratios(load, 'cpu_s_per_million'), 'CPU time')
-    calls = [results.median(name, load, 'syscalls_per_request') for name in ('whorl', 'epoll')]
-    idle = [results.median(name, 'idle', 'idle_bytes') for name in ('whorl', 'epoll')]
+    calls = [f"{results.median(name, load, 'syscalls_per_request'):.2f}"
+             for name in ('whorl', 'epoll')]
+    idle = [f"{results.median(name, 'idle', 'idle_bytes'):,.0f}" for name in ('whorl', 'epoll')]
+    roughly = ', roughly' if results.worst('foreign_pct', args.connections) > DISTURBED_PCT else ''
     say(f'''
-In a sentence: with {load} busy connections whorl takes {cpu} the epoll
-server for a request, with {calls[0]:.2f} system calls instead of {calls[1]:.2f}, and {idle[0]:,.0f} bytes for an idle
-connection instead of {idle[1]:,.0f}: with whorl each is a coroutine, a stack of its own and plain
-sequential code; in the epoll server a struct and a state machine written by hand.''')
+In a sentence{roughly}: with {load} busy connections whorl takes {cpu}
+the epoll server for a request, with {calls[0]} system calls instead of {calls[1]}, and
+{idle[0]} bytes for an idle connection instead of {idle[1]}: with whorl each is a coroutine,
+a stack of its own and plain sequential code; in the epoll server a struct and a state
+machine written by hand.''')
 
 
 def print_next():

@@ -4,6 +4,7 @@
  */
 #include "net/address.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -48,9 +49,14 @@ int address_tcp(const char *text, struct address *ret_address)
     struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE,
                              .ai_socktype = SOCK_STREAM};
     const char *name = !strcmp(host, "localhost") ? "127.0.0.1" : host;
-    if (!*name && *text != '[') {
+    struct in_addr ipv4;
+    if (*text == '[') {
+        hints.ai_family = AF_INET6;
+    } else if (!*name) {
         name = NULL; /* every address: IPv6 takes IPv4 too, where there is IPv6 */
         hints.ai_family = AF_INET6;
+    } else if (inet_pton(AF_INET, name, &ipv4) != 1) {
+        return -EINVAL; /* getaddrinfo would take "*", "127.1" and octal numbers */
     }
     struct addrinfo *found;
     if (getaddrinfo(name, port, &hints, &found) != 0)

@@ -33,14 +33,23 @@ static int bind_and_listen(wh_fd fd, const struct address *address, const wh_lis
 {
     if (bind(fd, &address->any, address->len) < 0)
         return -errno;
-    if (o->mode && address->any.sa_family == AF_UNIX && address->un.sun_path[0] &&
-        chmod(address->un.sun_path, o->mode) < 0)
-        return -errno;
-    return listen(fd, o->backlog > 0 ? o->backlog : BACKLOG_DEFAULT) < 0 ? -errno : 0;
+    bool has_path = address->any.sa_family == AF_UNIX && address->un.sun_path[0];
+    if ((o->mode && has_path && chmod(address->un.sun_path, o->mode) < 0) ||
+        listen(fd, o->backlog > 0 ? o->backlog : BACKLOG_DEFAULT) < 0) {
+        int error = -errno;
+        if (has_path)
+            unlink(address->un.sun_path); /* ours: bind made it */
+        return error;
+    }
+    return 0;
 }
 
 static int listen_tcp(wh_fd fd, const struct address *address, const wh_listen_options *o)
 {
+    int off = 0; /* "every address" means IPv4 too, whatever net.ipv6.bindv6only says */
+    if (address->any.sa_family == AF_INET6 &&
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off) < 0)
+        return -errno;
     int rc = option_on(fd, SOL_SOCKET, SO_REUSEADDR);
     if (rc == 0 && o->reuseport)
         rc = option_on(fd, SOL_SOCKET, SO_REUSEPORT);

@@ -4,21 +4,24 @@
  * The operation is in the coroutine's descriptor, not on its stack: a stack that is parked for long
  * is touched by nobody.
  *
- * fd_ops counts, for each descriptor, the operations in flight on it. A close looks there to see
- * whether something has to be ended first. While it does that, FD_CLOSING is set and none begins:
- * one that did would keep the file open after the close, and nobody would ever end it.
+ * Those that wait for an operation on a descriptor are in that descriptor's list (worker->fds). A
+ * close finds there what it has to end first, by operation and not by file: the number may have
+ * been given a new file meanwhile by someone who knows nothing of us, and a duplicate of the
+ * descriptor is not closed. While it waits for them (fd->closer), none begins: one that did would
+ * keep the file open after the close, and nobody would ever end it.
  *
  * The kernel can miss an operation that it is asked to cancel: one that is between two of its hands
- * (a poll that has fired and its retry, or the way to a worker thread). So asking is repeated until
- * the operation has ended.
+ * (a poll that has fired and its retry, or the way to a worker thread). So asking is repeated, ever
+ * more slowly, until the operation has ended.
  */
 #include "sched/sched.h"
 
 #include <errno.h>
 #include <sys/socket.h>
 
-/* After this time without a completion a cancel is asked for again. */
+/* After this time without a completion a cancel is asked for again; it doubles, this often. */
 #define ASK_AGAIN_NS (1 * WH_MILLISECOND)
+enum { ASKS_DOUBLED_MAX = 7 };
 
 static bool op_withdraw(wh_coro *coro)
 {
@@ -26,7 +29,9 @@ static bool op_withdraw(wh_coro *coro)
     engine_cancel(w->engine, &coro->op);
     if (timer_armed(&coro->timer))
         wheel_cancel(&w->wheel, &coro->timer);
-    wheel_arm(&w->wheel, &coro->timer, w->now_ns + ASK_AGAIN_NS);
+    wheel_arm(&w->wheel, &coro->timer, w->now_ns + (ASK_AGAIN_NS << coro->op.asks));
+    if (coro->op.asks < ASKS_DOUBLED_MAX)
+        coro->op.asks++;
     return false; /* its completion wakes the coroutine */
 }
 
@@ -34,33 +39,46 @@ const struct wait_kind wait_op = {"operation", op_withdraw};
 
 static const struct wait_kind wait_op_shielded = {"operation", NULL};
 
+/* The list of the descriptor that the operation is on; NULL when it is on none. */
+static inline struct fd_waiters *waiters_of(const struct worker *w, const struct op *op)
+{
+    bool listed = op_table[op->code].takes_fd && (uint32_t)op->fd < w->fds_count;
+    return listed ? &w->fds[op->fd] : NULL;
+}
+
+static inline void waiters_leave(struct fd_waiters *fd, wh_coro *self)
+{
+    wh_coro **at = &fd->first;
+    while (*at != self)
+        at = &(*at)->fd_next;
+    *at = self->fd_next;
+    if (unlikely(fd->closer && !fd->first))
+        wake(fd->closer, 0);
+}
+
 static int32_t submit_and_park(wh_coro *self, const struct wait_kind *kind)
 {
     struct worker *w = self->worker;
-    uint32_t *count = NULL;
-    if (op_table[self->op.code].takes_fd && (uint32_t)self->op.fd < w->fd_ops_count)
-        count = &w->fd_ops[self->op.fd];
-
-    if (count) {
-        if (unlikely(*count & FD_CLOSING))
+    struct fd_waiters *fd = waiters_of(w, &self->op);
+    if (fd) {
+        if (unlikely(fd->closer))
             return -EBADF;
-        ++*count;
+        self->fd_next = fd->first;
+        fd->first = self;
     }
     w->ops_in_flight++;
     engine_submit(w->engine, &self->op);
     int why = park(self, kind);
     w->ops_in_flight--;
-    if (count)
-        --*count;
+    if (fd)
+        waiters_leave(fd, self);
 
     wh_assert(self->op.state == OP_DONE);
     self->op.state = OP_IDLE;
     int32_t res = self->op.res;
     /* What runs in a thread of the kernel is interrupted by a cancel. */
-    if (unlikely(res == -EINTR && (why || (count && *count & FD_CLOSING))))
-        res = -ECANCELED;
-    if (unlikely(res == -ECANCELED))
-        return why ? why : -EBADF; /* nobody here asked: a close did */
+    if (unlikely(why && (res == -ECANCELED || res == -EINTR)))
+        return why;
     return res;
 }
 
@@ -90,7 +108,7 @@ int32_t op_await(wh_coro *self, int flags)
 {
     int32_t res = ended(self);
     if (unlikely(res < 0))
-        return res;
+        return refuse(self, res);
     deadline_arm(self);
     res = submit_and_park(self, &wait_op);
     if (unlikely(res == -EAGAIN) && op_table[self->op.code].poll_events && !(flags & MSG_DONTWAIT))
@@ -103,33 +121,24 @@ int32_t op_await_shielded(wh_coro *self)
     return submit_and_park(self, &wait_op_shielded);
 }
 
-static void cancel_fd(wh_coro *self, int fd)
-{
-    self->op = (struct op){.code = OP_CANCEL_FD, .fd = fd};
-    op_await_shielded(self);
-}
+static const struct wait_kind wait_close = {"close", NULL};
 
-int fd_end_operations(wh_coro *self, int fd)
+int fd_end_operations(wh_coro *self, int number)
 {
     struct worker *w = self->worker;
-    if ((uint32_t)fd >= w->fd_ops_count) {
-        cancel_fd(self, fd); /* whether anything is in flight is not known */
+    if ((uint32_t)number >= w->fds_count)
         return 0;
-    }
-    uint32_t *count = &w->fd_ops[fd];
-    if (likely(!*count))
-        return 0;
-    if (*count & FD_CLOSING)
+    struct fd_waiters *fd = &w->fds[number];
+    if (unlikely(fd->closer))
         return -EBADF;
+    if (likely(!fd->first))
+        return 0;
 
-    *count |= FD_CLOSING;
-    for (;;) {
-        cancel_fd(self, fd);
-        wh_yield(); /* those whose operation has ended run, and leave the count */
-        if (*count == FD_CLOSING)
-            break;
-        sleep_shielded(self, ASK_AGAIN_NS / 16);
-    }
-    *count = 0;
+    for (wh_coro *coro = fd->first; coro; coro = coro->fd_next)
+        if (coro->state == CORO_PARKED)
+            interrupt(coro, -EBADF);
+    fd->closer = self;
+    park(self, &wait_close); /* until the last has left */
+    fd->closer = NULL;
     return 0;
 }

@@ -225,6 +225,7 @@ int wh_start_(struct wh_site *site, wh_coro **ret_coro, const wh_spawn_options *
 static inline void begin_on_stack(struct worker *w, wh_coro *coro, struct stack *stack)
 {
     coro->stack = stack;
+    stack->scan_mark = (uint8_t)(w->epoch - 1); /* not looked at since this one runs on it */
     context_init(&coro->context, stack->top);
     sanitizer_stack_set(&coro->sanitizer, &w->stacks, stack);
 }
@@ -360,7 +361,7 @@ int wh_join(wh_coro *coro, intptr_t *ret_value)
             return -EBUSY;
         int rc = ended(self);
         if (rc < 0)
-            return rc;
+            return refuse(self, rc);
         deadline_arm(self);
         coro->joiner = self;
         self->joining = coro;

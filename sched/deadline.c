@@ -64,7 +64,7 @@ static int sleep_until(wh_coro *self, int64_t time_ns)
 {
     int rc = ended(self);
     if (rc < 0)
-        return rc;
+        return refuse(self, rc);
 
     int64_t outer_ns = self->deadline_ns;
     if (time_ns < outer_ns)
@@ -73,15 +73,6 @@ static int sleep_until(wh_coro *self, int64_t time_ns)
     rc = park(self, &wait_sleep);
     self->deadline_ns = outer_ns;
     return rc == -ETIMEDOUT && time_ns <= outer_ns ? 0 : rc;
-}
-
-void sleep_shielded(wh_coro *self, int64_t duration_ns)
-{
-    int64_t outer_ns = self->deadline_ns;
-    self->deadline_ns = clock_now() + duration_ns;
-    deadline_arm(self);
-    park(self, &wait_sleep);
-    self->deadline_ns = outer_ns;
 }
 
 int wh_sleep_until(int64_t time_ns)

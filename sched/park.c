@@ -104,6 +104,13 @@ void wh_yield(void)
     switch_to(w, self, next);
 }
 
+int refuse(wh_coro *self, int rc)
+{
+    if (--self->worker->budget <= 0)
+        wh_yield();
+    return rc;
+}
+
 void run_ready(struct worker *w)
 {
     wh_coro *next = w->ready_first;

@@ -11,12 +11,13 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #define STACK_BYTES_DEFAULT  ((size_t)256 << 10)
 #define RING_ENTRIES_DEFAULT 1024u
 #define SPIN_NS_DEFAULT      (50 * WH_MICROSECOND)
 #define GRACE_NS_DEFAULT     (5 * WH_SECOND)
-#define FD_OPS_MAX           ((size_t)1 << 24)
+#define FDS_MAX              ((size_t)1 << 24)
 
 /* Weak: only in a process that has the C++ runtime. */
 struct exception_globals *__cxa_get_globals(void) __attribute__((weak));
@@ -54,6 +55,11 @@ static wh_options options_effective(const wh_options *given)
 
 static int options_check(int (*root)(void *arg), const wh_options *o)
 {
+    if (sysconf(_SC_PAGESIZE) != 4096) {
+        report("this kernel's pages are of %ld bytes; whorl's stacks need pages of 4096",
+               sysconf(_SC_PAGESIZE));
+        return -ENOTSUP;
+    }
     if (!root) {
         report("wh_run was given no function to run");
         return -EINVAL;
@@ -76,21 +82,22 @@ static int options_check(int (*root)(void *arg), const wh_options *o)
 
 /* ---- The worker ---- */
 
-/* A counter a descriptor that the process can have; untouched pages of it cost nothing. */
-static int fd_ops_map(struct worker *w)
+/* A list for each descriptor that the process can have; untouched pages of it cost nothing. */
+static int fds_map(struct worker *w)
 {
     struct rlimit limit;
-    size_t count = FD_OPS_MAX;
+    size_t count = FDS_MAX;
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_max < count)
         count = limit.rlim_max;
-    void *map = mmap(NULL, count * sizeof *w->fd_ops, PROT_READ | PROT_WRITE,
+    void *map = mmap(NULL, count * sizeof *w->fds, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) {
-        report("no memory for a table of descriptors: %s", strerror(errno));
-        return -errno;
+        int error = -errno;
+        report("no memory for a table of descriptors: %s", strerror(-error));
+        return error;
     }
-    w->fd_ops = map;
-    w->fd_ops_count = count;
+    w->fds = map;
+    w->fds_count = count;
     return 0;
 }
 
@@ -99,13 +106,13 @@ static int worker_init(struct worker *w, const wh_options *o)
     int rc = ring_create(o->ring_entries, &w->engine);
     if (rc < 0)
         return rc;
-    rc = fd_ops_map(w);
+    rc = fds_map(w);
     if (rc < 0)
         goto destroy_engine;
     rc = fault_enter();
     if (rc < 0) {
         report("cannot install the stack overflow handler: %s", strerror(-rc));
-        goto unmap_fd_ops;
+        goto unmap_fds;
     }
 
     clock_init(&w->clock);
@@ -116,17 +123,18 @@ static int worker_init(struct worker *w, const wh_options *o)
     w->spin_ns = o->spin_ns < 0 ? 0 : o->spin_ns;
     w->grace_ns = o->grace_ns;
     w->exceptions = __cxa_get_globals ? __cxa_get_globals() : &no_exceptions;
+    w->exceptions_outer = *w->exceptions;
+    *w->exceptions = (struct exception_globals){0};
     w->loop.state = CORO_RUNNING;
     sanitizer_thread_set(&w->loop.sanitizer);
     w->loop.worker = w;
-    sanitizer_stack_of_thread(&w->loop.sanitizer);
     w->loop.deadline_ns = WH_NEVER;
     w->current = &w->loop;
     worker_tls = w;
     return 0;
 
-unmap_fd_ops:
-    munmap(w->fd_ops, w->fd_ops_count * sizeof *w->fd_ops);
+unmap_fds:
+    munmap(w->fds, w->fds_count * sizeof *w->fds);
 destroy_engine:
     w->engine->type->destroy(w->engine);
     return rc;
@@ -146,23 +154,25 @@ static void cancel_op(wh_coro *coro, void *arg)
 /* Returns whether nothing is in flight any more. */
 static bool drain(struct worker *w)
 {
-    coro_visit(w, cancel_op, NULL);
     int64_t limit_ns = clock_now() + WH_SECOND;
     struct engine_stats stats;
     for (;;) {
         w->engine->type->stats(w->engine, &stats);
         if (!stats.in_flight)
             return true;
-        if (clock_now() >= limit_ns)
+        int64_t now_ns = clock_now();
+        if (now_ns >= limit_ns)
             return false;
+        coro_visit(w, cancel_op, NULL); /* again and again: see await.c */
         struct op_list done = {NULL, NULL};
-        engine_wait(w->engine, limit_ns, &done); /* nobody is woken */
+        engine_wait(w->engine, now_ns + WH_MILLISECOND, &done); /* nobody is woken */
     }
 }
 
 static void worker_finish(struct worker *w)
 {
     worker_tls = NULL;
+    *w->exceptions = w->exceptions_outer;
     fault_leave();
     if (!drain(w)) {
         /* Left to the kernel for good, ring, stacks and descriptors: better than under its feet. */
@@ -172,7 +182,7 @@ static void worker_finish(struct worker *w)
     w->engine->type->destroy(w->engine);
     stack_pool_finish(&w->stacks);
     coro_slab_finish(w);
-    munmap(w->fd_ops, w->fd_ops_count * sizeof *w->fd_ops);
+    munmap(w->fds, w->fds_count * sizeof *w->fds);
 }
 
 static struct wh_site root_site = {.file = "wh_run", .function = "root", .args = 1, .ret_size = 4};

@@ -88,7 +88,10 @@ struct wh_coro {
     int64_t deadline_ns; /* ambient */
     struct timer timer;
     union {
-        struct op op;     /* in flight while parked for it */
+        struct {
+            struct op op;     /* in flight while parked for it */
+            wh_coro *fd_next; /* in the list of its descriptor */
+        };
         wh_coro *joining; /* while parked in a join */
         struct {
             void (*fn)(void);
@@ -119,6 +122,12 @@ struct exception_globals {
     unsigned uncaught;
 };
 
+/* Who has an operation in flight on a descriptor. */
+struct fd_waiters {
+    wh_coro *first;  /* linked by fd_next */
+    wh_coro *closer; /* waits for them to leave */
+};
+
 struct worker {
     /* The lines that a switch touches. */
     wh_coro *current;
@@ -128,14 +137,15 @@ struct worker {
     uint8_t epoch;  /* counts housekeeping rounds, modulo 256 */
     bool ending;    /* the root has returned, or nothing can go on */
     struct exception_globals *exceptions;
-    wh_coro loop;             /* the loop's own context */
-    struct context discarded; /* where a dead coroutine's registers go */
+    struct exception_globals exceptions_outer; /* the thread's, from before the run */
+    wh_coro loop;                              /* the loop's own context */
+    struct context discarded;                  /* where a dead coroutine's registers go */
 
     struct engine *engine;
     struct clock clock;
-    int64_t now_ns;   /* exact, of the last turn of the loop */
-    uint32_t *fd_ops; /* operations in flight, by descriptor, and FD_CLOSING */
-    size_t fd_ops_count;
+    int64_t now_ns;         /* exact, of the last turn of the loop */
+    struct fd_waiters *fds; /* by descriptor */
+    size_t fds_count;
     uint64_t ops_in_flight;
     wh_coro *slab_free;
     struct slab_chunk *slab_chunks;
@@ -149,6 +159,7 @@ struct worker {
     int32_t budget_full;  /* adapted: about a fifth of a millisecond of switches */
     int32_t budget_given; /* at the last turn */
     int64_t spin_ns;      /* longest spin; 0: never */
+    int32_t idle_batch;   /* moving average of how many completions ended an idle time */
     int64_t idle_ns;      /* moving average of how long it was idle */
     int64_t tidy_at_ns;
     unsigned tidy_round;   /* of housekeeping, since a coroutine ran or one found something to do */
@@ -238,6 +249,10 @@ static inline int ended(const wh_coro *self)
     return 0;
 }
 
+/* Returns rc, which is why a call is refused; every so often after the loop has run: a coroutine
+ * that goes on calling must not keep the worker to itself. */
+COLD int refuse(wh_coro *self, int rc);
+
 /* Sees to it that the timer fires no later than the deadline. */
 static inline void deadline_arm(wh_coro *self)
 {
@@ -272,16 +287,10 @@ int32_t op_await(wh_coro *self, int flags);
 /* The same without regard to deadline and cancel. */
 int32_t op_await_shielded(wh_coro *self);
 
-/* In fd_ops: the descriptor is being closed, and no operation may begin on it. */
-#define FD_CLOSING (UINT32_C(1) << 31)
-
 /* Ends all operations in flight on the descriptor (-EBADF) and returns when their coroutines have
  * taken note; the caller then submits the close without parking in between. Returns 0, or -EBADF
  * when another coroutine is closing it. */
 int fd_end_operations(wh_coro *self, int fd);
-
-/* Sleeps without regard to the deadline; a cancel may shorten it. (deadline.c) */
-void sleep_shielded(wh_coro *self, int64_t duration_ns);
 
 /* ---- Coroutines (coro.c) ---- */
 

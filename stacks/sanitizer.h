@@ -33,7 +33,6 @@ struct sanitizer {
 #ifdef WHORL_ASAN
 
 #include <pthread.h>
-#include <pthread.h>
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 
@@ -46,7 +45,8 @@ static inline void sanitizer_stack_set(struct sanitizer *s, const struct stack_p
     ASAN_UNPOISON_MEMORY_REGION(s->bottom, s->bytes);
 }
 
-/* For the context of a thread itself: its own stack. */
+/* For the context of a thread itself: its own stack. Without it a thread that has come back there
+ * would have none for the sanitizer, and the next exception would be an error. */
 static inline void sanitizer_thread_set(struct sanitizer *s)
 {
     pthread_attr_t attr;
@@ -56,22 +56,6 @@ static inline void sanitizer_thread_set(struct sanitizer *s)
     if (pthread_attr_getstack(&attr, &bottom, &s->bytes) == 0)
         s->bottom = bottom;
     pthread_attr_destroy(&attr);
-}
-
-/* For a context that runs on the calling thread's own stack. Without it a thread that has come back
- * there would have no stack at all for the sanitizer, and the next exception an error. */
-static inline void sanitizer_stack_of_thread(struct sanitizer *s)
-{
-    pthread_attr_t attr;
-    void *bottom = NULL;
-    size_t bytes = 0;
-    if (pthread_getattr_np(pthread_self(), &attr) == 0) {
-        pthread_attr_getstack(&attr, &bottom, &bytes);
-        pthread_attr_destroy(&attr);
-    }
-    s->bottom = bottom;
-    s->bytes = bytes;
-    s->fake_stack = NULL;
 }
 
 static inline void sanitizer_leave(struct sanitizer *from, const struct sanitizer *to, bool dying)
@@ -92,11 +76,6 @@ static inline void sanitizer_stack_set(struct sanitizer *s, const struct stack_p
     (void)s;
     (void)pool;
     (void)stack;
-}
-
-static inline void sanitizer_stack_of_thread(struct sanitizer *s)
-{
-    (void)s;
 }
 
 static inline void sanitizer_thread_set(struct sanitizer *s)

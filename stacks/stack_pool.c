@@ -9,7 +9,7 @@
  * Tried and left: guarding sixteen slots at a time saved nothing; the cost is the page table that
  * the kernel allocates every eighth slot.
  */
-#include "stacks/stacks.h"
+#include "stacks/sanitizer.h"
 
 #include <errno.h>
 #include <string.h>
@@ -24,6 +24,7 @@
 #define MADV_GUARD_INSTALL 102
 #endif
 
+#define KIB(n)          ((size_t)(n) << 10)
 #define PAGE            ((size_t)4096)
 #define ARENA_SLOTS_MIN 16
 #define ARENA_BYTES_MAX ((size_t)64 << 30)
@@ -35,10 +36,12 @@
 
 static const struct {
     size_t bytes;
+    size_t slot_bytes;
     size_t guard_bytes;
 } classes[STACK_CLASSES] = {
-    {(size_t)16 << 10, PAGE},    {(size_t)64 << 10, 4 * PAGE}, {(size_t)256 << 10, 4 * PAGE},
-    {(size_t)1 << 20, 4 * PAGE}, {(size_t)8 << 20, 16 * PAGE},
+    /* Too small to cut a guard from that an ordinary frame does not jump: it stands beside. */
+    {KIB(16), KIB(32), KIB(16)},     {KIB(64), KIB(64), KIB(16)},     {KIB(256), KIB(256), KIB(16)},
+    {KIB(1024), KIB(1024), KIB(16)}, {KIB(8192), KIB(8192), KIB(64)},
 };
 
 int stack_class_of(size_t bytes)
@@ -70,7 +73,7 @@ void stack_pool_init(struct stack_pool *pool, size_t stacks_max, bool guard_by_m
     pool->stacks_max = stacks_max;
     pool->guard_by_madvise = guard_by_madvise;
     for (int i = 0; i < STACK_CLASSES; i++) {
-        pool->classes[i].bytes = classes[i].bytes;
+        pool->classes[i].bytes = classes[i].slot_bytes;
         pool->classes[i].guard_bytes = classes[i].guard_bytes;
         list_init(&pool->classes[i].warm);
         list_init(&pool->classes[i].cold);
@@ -82,19 +85,30 @@ static size_t arena_table_bytes(size_t slots)
     return sizeof(struct stack_arena) + slots * sizeof(struct stack);
 }
 
+static void arena_unmap(struct stack_arena *arena)
+{
+    size_t bytes = arena->slots * classes[arena->size_class].slot_bytes;
+#ifdef WHORL_ASAN
+    /* Abandoned frames left poison, and the address space may be given to anyone next. */
+    ASAN_UNPOISON_MEMORY_REGION(arena->base,
+                                arena->prepared * classes[arena->size_class].slot_bytes);
+#endif
+    munmap(arena->base, bytes);
+    munmap(arena, arena_table_bytes(arena->slots));
+}
+
 void stack_pool_finish(struct stack_pool *pool)
 {
     while (pool->arenas) {
         struct stack_arena *arena = pool->arenas;
         pool->arenas = arena->next;
-        munmap(arena->base, arena->slots * classes[arena->size_class].bytes);
-        munmap(arena, arena_table_bytes(arena->slots));
+        arena_unmap(arena);
     }
 }
 
 static struct stack_arena *arena_map(int size_class, size_t slots)
 {
-    size_t bytes = slots * classes[size_class].bytes;
+    size_t bytes = slots * classes[size_class].slot_bytes;
     char *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED)
@@ -200,7 +214,7 @@ int stack_reserve_more(struct stack_pool *pool, int size_class)
 /* The low end of the slot, where its guard begins. */
 static char *slot_low(const struct stack *stack)
 {
-    size_t bytes = classes[stack->size_class].bytes;
+    size_t bytes = classes[stack->size_class].slot_bytes;
     /* The arena is page-aligned only, so the slot is found by its top, which is less than a page
      * below the slot's end. */
     char *end = (char *)(((uintptr_t)stack->top + PAGE - 1) & ~(uintptr_t)(PAGE - 1));

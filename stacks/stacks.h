@@ -7,11 +7,12 @@
  *      low                                                              high
  *      | guard | reserved, touched page by page as the stack grows  | top |
  *              ^ bottom                                   stack pointer -> top (less a colour)
- *      |<---------------------- stack_class_bytes ----------------------->|
+ *      |<------------------------- a slot's bytes ----------------------->|
  *
  * The spacing of slots is what page tables cost (512 bytes a stack at 256 KiB), so the guard is cut
- * from the class and not added to it. The top is lowered by 0 to 15 cache lines, slot by slot:
- * equally aligned stacks would all compete for the same cache sets.
+ * from the class and not added to it (but for the smallest, whose slots are twice its size). The
+ * top is lowered by 0 to 15 cache lines, slot by slot: equally aligned stacks would all compete for
+ * the same cache sets.
  *
  * A slot's life:
  *
@@ -66,7 +67,7 @@ struct stack_arena {
 };
 
 struct stack_class {
-    size_t bytes;
+    size_t bytes; /* of a slot */
     size_t guard_bytes;
     struct stack_arena *arena; /* the newest, the only one with FRESH slots */
     struct list warm;          /* newest first */

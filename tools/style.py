@@ -21,7 +21,7 @@ import sys
 LINE_COLUMNS = 100
 SHELL_COLUMNS = 120     # tables of packages and long pipelines read worse broken
 FILE_LINES = 800
-PARTNER_LINES = 6       # an ordering's comment stands at most so far above it
+NEAR_LINES = 6          # a comment that a line needs stands at most so far above it
 
 # Which rooms a room may include; itself always. A room below knows nothing of one above.
 LOWER = {
@@ -226,6 +226,12 @@ def rule_names(source):
                                 'begin it with what it is about: coro_, loop_, park_')
 
 
+def comment_near(source, number):
+    """The words of the comments at a line and just above it."""
+    near = ' '.join(source.comments[max(0, number - 1 - NEAR_LINES):number])
+    return ' '.join(near.replace('*', ' ').split())
+
+
 def rule_orderings(source):
     """Every ordering is half of a pair; the comment names the other half."""
     if not source.is_c:
@@ -233,8 +239,7 @@ def rule_orderings(source):
     for number, line in enumerate(source.code, 1):
         if not ORDERING.search(line):
             continue
-        near = ' '.join(source.comments[max(0, number - 1 - PARTNER_LINES):number])
-        if 'pairs with' not in ' '.join(near.replace('*', ' ').split()):
+        if 'pairs with' not in comment_near(source, number):
             yield source.breach(number, 'an atomic ordering without its partner',
                                 'add a comment "release: pairs with the acquire in ...()"')
 
@@ -245,9 +250,10 @@ def rule_no_sleep(source):
         return
     for number, line in enumerate(source.code, 1):
         match = SLEEP.search(line)
-        if match:
+        if match and 'time itself' not in comment_near(source, number):
             yield source.breach(number, f'{match.group(1)}() in a test',
-                                'wait for the event itself: a descriptor, a join, a condition')
+                                'wait for the event: a descriptor, a join, a condition; or say '
+                                'in a comment why it is "time itself"')
 
 
 # ---------------------------------------------------------------------------- public headers

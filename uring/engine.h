@@ -40,7 +40,6 @@ enum op_code {
     OP_FDATASYNC,
     OP_STATX,
     OP_POLL,
-    OP_CANCEL_FD, /* ends every operation in flight on the descriptor */
     OP_CODES,
 };
 
@@ -52,6 +51,7 @@ struct op {
     uint32_t res_flags;
     uint8_t code;
     uint8_t state;
+    uint8_t asks; /* for the owner's use: how often it has asked for a cancel */
     int32_t fd;
     uint64_t addr; /* these four mean what the row of op_table says */
     uint64_t off;

@@ -21,9 +21,6 @@
  *
  * Measured: --level (level-triggered) instead of edge is kept to compare, see README.md.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "echo_common.h"
 
 #include <stdbool.h>
@@ -196,8 +193,10 @@ static bool accept_one(void)
     if (fd < 0) {
         if (errno == EMFILE || errno == ENFILE) {
             if (!server.told_full)
-                fprintf(stderr, "echo_epoll: %ld connections are open and descriptors have run "
-                                "out: newcomers wait (raise 'ulimit -n')\n", server.open);
+                fprintf(stderr,
+                        "echo_epoll: %ld connections are open and descriptors have run "
+                        "out: newcomers wait (raise 'ulimit -n')\n",
+                        server.open);
             server.told_full = true;
             interest(EPOLL_CTL_DEL, server.listener, 0);
             server.listener_off = true;
@@ -253,11 +252,12 @@ static int serve(void)
 static void report(bool stats)
 {
     const struct calls *k = &server.calls;
-    server.counters.syscalls = k->epoll_wait + k->epoll_ctl + k->recv + k->send + k->accept
-                             + k->close;
+    server.counters.syscalls =
+        k->epoll_wait + k->epoll_ctl + k->recv + k->send + k->accept + k->close;
     if (stats)
-        fprintf(stderr, "echo_epoll: epoll_wait %llu, epoll_ctl %llu, recv %llu, send %llu, "
-                        "accept %llu, close %llu\n",
+        fprintf(stderr,
+                "echo_epoll: epoll_wait %llu, epoll_ctl %llu, recv %llu, send %llu, "
+                "accept %llu, close %llu\n",
                 (unsigned long long)k->epoll_wait, (unsigned long long)k->epoll_ctl,
                 (unsigned long long)k->recv, (unsigned long long)k->send,
                 (unsigned long long)k->accept, (unsigned long long)k->close);
@@ -301,8 +301,8 @@ int main(int argc, char **argv)
     server.listener = listen_on(address, SOCK_NONBLOCK);
     if (!server.conns || server.signals < 0 || server.epoll < 0 || server.listener < 0)
         goto out;
-    if (interest(EPOLL_CTL_ADD, server.listener, EPOLLIN) < 0
-        || interest(EPOLL_CTL_ADD, server.signals, EPOLLIN) < 0) {
+    if (interest(EPOLL_CTL_ADD, server.listener, EPOLLIN) < 0 ||
+        interest(EPOLL_CTL_ADD, server.signals, EPOLLIN) < 0) {
         fprintf(stderr, "echo_epoll: epoll_ctl: %s\n", strerror(errno));
         goto out;
     }

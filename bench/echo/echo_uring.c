@@ -1,7 +1,7 @@
 /*
  * echo_uring: the limit, a hand-written io_uring echo server on one thread.
  *
- *     echo_uring HOST:PORT [--cpu K] [--recv oneshot|overlap|multishot] [--spin US] [--stats]
+ *     echo_uring HOST:PORT [--cpu K] [--recv oneshot|multishot] [--spin US] [--stats]
  *                [--buffer BYTES] [--buffers N] [--entries N] [--cq N] [--drain N]
  *                [--with NAME,...] [--without NAME,...]
  *
@@ -12,9 +12,8 @@
  *        |                                                                  |
  *        +------------- one io_uring_enter: submit all, wait for one <------+
  *
- * Three ways to receive:
+ * Two ways to receive:
  *   oneshot    a receive into the connection's own buffer, sent from there, then the next receive
- *   overlap    the same with two buffers a connection: the next receive goes out with the send
  *   multishot  one receive that goes on, into whichever buffer of a common ring is next
  *
  * Invariants
@@ -38,9 +37,6 @@
  *
  * All memory lives as long as the process: the kernel may hold it to the end.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "echo_common.h"
 
 #include <liburing.h>
@@ -50,7 +46,7 @@
 
 enum {
     SQES_PER_CQE = 2,
-    QUEUE_MAX = 16,  /* multishot: buffers one connection may hold */
+    QUEUE_MAX = 16, /* multishot: buffers one connection may hold */
     BUFFER_GROUP = 0,
     NO_BUFFER = 0xffff,
     SPINS_PER_LOOK = 16, /* at the clock */
@@ -58,24 +54,21 @@ enum {
 
 enum op { OP_ACCEPT, OP_SIGNAL, OP_RECV, OP_SEND, OP_CANCEL, OP_CLOSE };
 
-enum recv_mode { RECV_ONESHOT, RECV_OVERLAP, RECV_MULTISHOT };
+enum recv_mode { RECV_ONESHOT, RECV_MULTISHOT };
 
 /* One a descriptor, found by its number. What the fields mean depends on the way to receive:
- *   oneshot, overlap   buffer `half` is received into; [off, len) of the other one (oneshot: of the
- *                      same) is still to be sent; `held` bytes came while it was being sent
- *   multishot          buffers first .. last wait to be sent, in order; first is sent from off */
+ *   oneshot     its buffer is being received into, or [off, len) of it is still to be sent
+ *   multishot   buffers first .. last wait to be sent, in order; first is sent from off */
 struct conn {
     uint32_t off, len;
-    uint32_t held;
     uint16_t first, last, queued;
-    uint8_t half;
-    bool receiving;   /* the kernel holds a receive */
-    bool sending;     /* the kernel holds a send */
-    bool cancelling;  /* the receive was asked to end */
-    bool starved;     /* multishot: waits for a buffer, stands in server.starved */
-    bool ended;       /* end of stream: answer what came, then close */
-    bool failed;      /* close as soon as the kernel lets go */
-    bool poll_first;  /* the socket was empty: do not look before waiting */
+    bool receiving;  /* the kernel holds a receive */
+    bool sending;    /* the kernel holds a send */
+    bool cancelling; /* the receive was asked to end */
+    bool starved;    /* multishot: waits for a buffer, stands in server.starved */
+    bool ended;      /* end of stream: answer what came, then close */
+    bool failed;     /* close as soon as the kernel lets go */
+    bool poll_first; /* the socket was empty: do not look before waiting */
 };
 
 /* What the ring is made with, to be switched by --with and --without, so that its worth can be
@@ -87,8 +80,17 @@ struct feature {
     bool on;
 };
 
-enum { F_SQARRAY, F_DEFER, F_SINGLE, F_SUBMIT_ALL, F_SETUP_COUNT, F_COOP = F_SETUP_COUNT, F_RING_FD,
-       F_DIRECT, F_POLL_FIRST, F_COUNT };
+enum {
+    F_SQARRAY,
+    F_DEFER,
+    F_SINGLE,
+    F_SUBMIT_ALL,
+    F_SETUP_COUNT,
+    F_COOP = F_SETUP_COUNT,
+    F_RING_FD,
+    F_POLL_FIRST,
+    F_COUNT
+};
 
 static struct feature features[F_COUNT] = {
     [F_SQARRAY] = {"no_sqarray", IORING_SETUP_NO_SQARRAY, true},
@@ -97,7 +99,6 @@ static struct feature features[F_COUNT] = {
     [F_SUBMIT_ALL] = {"submit_all", IORING_SETUP_SUBMIT_ALL, true},
     [F_COOP] = {"coop_taskrun", IORING_SETUP_COOP_TASKRUN, true}, /* only where defer is not */
     [F_RING_FD] = {"ring_fd", 0, true},
-    [F_DIRECT] = {"direct_files", 0, false},
     [F_POLL_FIRST] = {"poll_first", 0, false},
 };
 
@@ -131,8 +132,14 @@ static struct server {
     long starved_first, starved_count;
     struct counters counters;
     uint64_t deferred, spins_won, spins_lost, overflows, no_buffers, short_sends, throttled;
-} server = {.listener = -1, .signals = -1, .buffer_bytes = 4096, .sq_entries = 1024,
-            .cq_entries = 8192, .buffers_count = 1024, .drain_max = 64, .accept_multishot = true};
+} server = {.listener = -1,
+            .signals = -1,
+            .buffer_bytes = 4096,
+            .sq_entries = 1024,
+            .cq_entries = 8192,
+            .buffers_count = 1024,
+            .drain_max = 64,
+            .accept_multishot = true};
 
 /* ---- submissions ---- */
 
@@ -152,19 +159,10 @@ static struct io_uring_sqe *take_sqe(int fd, enum op op)
     return sqe;
 }
 
-/* After the prep function: the number is one of the ring's own table, not of the process. */
-static void use_direct(struct io_uring_sqe *sqe)
-{
-    if (features[F_DIRECT].on)
-        sqe->flags |= IOSQE_FIXED_FILE;
-}
-
 static void submit_accept(void)
 {
     struct io_uring_sqe *sqe = take_sqe(server.listener, OP_ACCEPT);
-    if (features[F_DIRECT].on)
-        io_uring_prep_multishot_accept_direct(sqe, server.listener, NULL, NULL, 0);
-    else if (server.accept_multishot)
+    if (server.accept_multishot)
         io_uring_prep_multishot_accept(sqe, server.listener, NULL, NULL, SOCK_CLOEXEC);
     else
         io_uring_prep_accept(sqe, server.listener, NULL, NULL, SOCK_CLOEXEC);
@@ -174,10 +172,7 @@ static void submit_accept(void)
 static void submit_close(int fd)
 {
     struct io_uring_sqe *sqe = take_sqe(fd, OP_CLOSE);
-    if (features[F_DIRECT].on)
-        io_uring_prep_close_direct(sqe, (unsigned)fd);
-    else
-        io_uring_prep_close(sqe, fd);
+    io_uring_prep_close(sqe, fd);
 }
 
 static void submit_cancel(int fd)
@@ -187,10 +182,9 @@ static void submit_cancel(int fd)
     server.conns[fd].cancelling = true;
 }
 
-static unsigned char *conn_buffer(int fd, unsigned half)
+static unsigned char *buffer_at(unsigned index)
 {
-    size_t halves = server.mode == RECV_OVERLAP ? 2 : 1;
-    return server.buffers + ((size_t)fd * halves + half) * server.buffer_step;
+    return server.buffers + index * server.buffer_step;
 }
 
 static void submit_recv(int fd)
@@ -202,9 +196,8 @@ static void submit_recv(int fd)
         sqe->flags |= IOSQE_BUFFER_SELECT;
         sqe->buf_group = BUFFER_GROUP;
     } else {
-        io_uring_prep_recv(sqe, fd, conn_buffer(fd, c->half), server.buffer_bytes, 0);
+        io_uring_prep_recv(sqe, fd, buffer_at((unsigned)fd), server.buffer_bytes, 0);
     }
-    use_direct(sqe);
     if (c->poll_first)
         sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
     c->receiving = true;
@@ -216,21 +209,15 @@ static void submit_send(int fd, const unsigned char *data, size_t len)
     struct io_uring_sqe *sqe = take_sqe(fd, OP_SEND);
     /* MSG_WAITALL: the kernel itself goes on after a short send. */
     io_uring_prep_send(sqe, fd, data, len, MSG_NOSIGNAL | MSG_WAITALL);
-    use_direct(sqe);
     server.conns[fd].sending = true;
 }
 
 /* ---- the buffers of multishot ---- */
 
-static unsigned char *ring_buffer(unsigned bid)
-{
-    return server.buffers + bid * server.buffer_step;
-}
-
 /* Gives a buffer back. The kernel sees it at the end of the turn (buffers_show). */
 static void buffer_give(unsigned bid)
 {
-    io_uring_buf_ring_add(server.buf_ring, ring_buffer(bid), (unsigned)server.buffer_bytes,
+    io_uring_buf_ring_add(server.buf_ring, buffer_at(bid), (unsigned)server.buffer_bytes,
                           (unsigned short)bid, io_uring_buf_ring_mask(server.buffers_count),
                           server.buffers_added++);
     server.buffers_free++;
@@ -299,33 +286,14 @@ static void conn_settle(int fd)
     submit_close(fd);
 }
 
-/* Sends the buffer that has just been filled; the next receive goes into the other one. */
-static void overlap_send(int fd, uint32_t len)
-{
-    struct conn *c = &server.conns[fd];
-    c->off = 0;
-    c->len = len;
-    c->held = 0;
-    submit_send(fd, conn_buffer(fd, c->half), len);
-    c->half ^= 1;
-    if (!c->ended)
-        submit_recv(fd);
-}
-
 static void received(int fd, const struct io_uring_cqe *cqe)
 {
     struct conn *c = &server.conns[fd];
     c->receiving = false;
     server.counters.messages++;
-    if (server.mode == RECV_ONESHOT) {
-        c->off = 0;
-        c->len = (uint32_t)cqe->res;
-        submit_send(fd, conn_buffer(fd, 0), c->len);
-    } else if (c->sending) {
-        c->held = (uint32_t)cqe->res; /* no further receive until it is sent: the peer is slow */
-    } else {
-        overlap_send(fd, (uint32_t)cqe->res);
-    }
+    c->off = 0;
+    c->len = (uint32_t)cqe->res;
+    submit_send(fd, buffer_at((unsigned)fd), c->len);
 }
 
 static void received_multishot(int fd, const struct io_uring_cqe *cqe)
@@ -340,7 +308,7 @@ static void received_multishot(int fd, const struct io_uring_cqe *cqe)
         return; /* conn_settle gives it back */
     if (!c->sending) {
         c->off = 0;
-        submit_send(fd, ring_buffer(bid), (size_t)cqe->res);
+        submit_send(fd, buffer_at(bid), (size_t)cqe->res);
     }
     if (c->queued < QUEUE_MAX) {
         if (!c->receiving)
@@ -359,8 +327,6 @@ static void on_recv(int fd, const struct io_uring_cqe *cqe)
     if (cqe->res > 0) {
         if (server.mode == RECV_MULTISHOT)
             received_multishot(fd, cqe);
-        else if (c->failed)
-            c->receiving = false;
         else
             received(fd, cqe);
     } else if (cqe->res == -ENOBUFS) {
@@ -388,14 +354,11 @@ static void sent_all(int fd)
         return;
     if (server.mode == RECV_ONESHOT) {
         submit_recv(fd);
-    } else if (server.mode == RECV_OVERLAP) {
-        if (c->held)
-            overlap_send(fd, c->held);
     } else {
         queue_pop(c);
         c->off = 0;
         if (c->queued)
-            submit_send(fd, ring_buffer(c->first), server.buffer_len[c->first]);
+            submit_send(fd, buffer_at(c->first), server.buffer_len[c->first]);
         else if (!c->receiving && !c->starved && !c->ended)
             submit_recv(fd);
     }
@@ -405,7 +368,8 @@ static void on_send(int fd, const struct io_uring_cqe *cqe)
 {
     struct conn *c = &server.conns[fd];
     bool multishot = server.mode == RECV_MULTISHOT;
-    uint32_t len = multishot ? server.buffer_len[c->first] : c->len;
+    unsigned index = multishot ? c->first : (unsigned)fd;
+    uint32_t len = multishot ? server.buffer_len[index] : c->len;
     if (cqe->res < 0) {
         c->sending = false;
         c->failed = true;
@@ -419,11 +383,8 @@ static void on_send(int fd, const struct io_uring_cqe *cqe)
     } else if (c->failed) {
         c->sending = false;
     } else {
-        const unsigned char *from = multishot ? ring_buffer(c->first)
-                                              : conn_buffer(fd, server.mode == RECV_OVERLAP
-                                                                && c->half == 0);
         server.short_sends++;
-        submit_send(fd, from + c->off, len - c->off);
+        submit_send(fd, buffer_at(index) + c->off, len - c->off);
     }
     conn_settle(fd);
 }
@@ -435,8 +396,10 @@ static void on_accept(const struct io_uring_cqe *cqe)
         conn_open(cqe->res);
     } else if (cqe->res == -EMFILE || cqe->res == -ENFILE) {
         if (!server.told_full)
-            fprintf(stderr, "echo_uring: %ld connections are open and descriptors have run out: "
-                            "newcomers wait (raise 'ulimit -n')\n", server.open);
+            fprintf(stderr,
+                    "echo_uring: %ld connections are open and descriptors have run out: "
+                    "newcomers wait (raise 'ulimit -n')\n",
+                    server.open);
         server.told_full = true;
         server.accept_off = !more;
         return;
@@ -491,7 +454,8 @@ static void handle_completions(void)
 {
     struct io_uring_cqe *cqe;
     unsigned head, count = 0;
-    io_uring_for_each_cqe(&server.ring, head, cqe) {
+    io_uring_for_each_cqe(&server.ring, head, cqe)
+    {
         if (io_uring_sq_space_left(&server.ring) < SQES_PER_CQE)
             break; /* submit first: the rest is still there after that */
         handle(cqe);
@@ -606,8 +570,9 @@ static int ring_make(void)
         } else if (rc == -EINVAL && coop) {
             features[F_COOP].on = false;
         } else {
-            fprintf(stderr, "echo_uring: no io_uring: %s (EPERM: see kernel.io_uring_disabled and "
-                            "the container's seccomp profile; ENOMEM: see 'ulimit -l')\n",
+            fprintf(stderr,
+                    "echo_uring: no io_uring: %s (EPERM: see kernel.io_uring_disabled and "
+                    "the container's seccomp profile; ENOMEM: see 'ulimit -l')\n",
                     strerror(-rc));
             return -1;
         }
@@ -615,9 +580,6 @@ static int ring_make(void)
     server.ring_made = true;
     if (features[F_RING_FD].on && io_uring_register_ring_fd(&server.ring) < 0)
         features[F_RING_FD].on = false;
-    if (features[F_DIRECT].on
-        && io_uring_register_files_sparse(&server.ring, (unsigned)server.fd_limit) < 0)
-        features[F_DIRECT].on = false;
     return 0;
 }
 
@@ -625,8 +587,8 @@ static int ring_make(void)
  * keeps the beginnings of the buffers out of one and the same cache set. */
 static int buffers_make(void)
 {
-    size_t count = server.mode == RECV_MULTISHOT ? server.buffers_count
-                 : (size_t)server.fd_limit * (server.mode == RECV_OVERLAP ? 2 : 1);
+    bool multishot = server.mode == RECV_MULTISHOT;
+    size_t count = multishot ? server.buffers_count : (size_t)server.fd_limit;
     server.buffer_step = (server.buffer_bytes + 63) / 64 * 64 + 64;
     void *at = mmap(NULL, count * server.buffer_step, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -645,8 +607,8 @@ static int buffer_ring_make(void)
     server.next_buffer = calloc(server.buffers_count, sizeof *server.next_buffer);
     server.buffer_len = calloc(server.buffers_count, sizeof *server.buffer_len);
     server.starved = calloc((size_t)server.fd_limit, sizeof *server.starved);
-    server.buf_ring = io_uring_setup_buf_ring(&server.ring, server.buffers_count, BUFFER_GROUP, 0,
-                                              &rc);
+    server.buf_ring =
+        io_uring_setup_buf_ring(&server.ring, server.buffers_count, BUFFER_GROUP, 0, &rc);
     if (!server.buf_ring || !server.next_buffer || !server.buffer_len || !server.starved) {
         fprintf(stderr, "echo_uring: no ring of %u buffers: %s (multishot needs Linux 6.0)\n",
                 server.buffers_count, strerror(rc ? -rc : ENOMEM));
@@ -669,8 +631,9 @@ static void report(bool stats)
     snprintf(extra + n, sizeof extra - n, "\",\"overflows\":%llu,\"no_buffers\":%llu",
              (unsigned long long)server.overflows, (unsigned long long)server.no_buffers);
     if (stats)
-        fprintf(stderr, "echo_uring: calls for the deferred %llu; spins won %llu, lost %llu; short "
-                        "sends %llu; throttled %llu\n",
+        fprintf(stderr,
+                "echo_uring: calls for the deferred %llu; spins won %llu, lost %llu; short "
+                "sends %llu; throttled %llu\n",
                 (unsigned long long)server.deferred, (unsigned long long)server.spins_won,
                 (unsigned long long)server.spins_lost, (unsigned long long)server.short_sends,
                 (unsigned long long)server.throttled);
@@ -681,7 +644,7 @@ static void report(bool stats)
 
 static void usage(void)
 {
-    fprintf(stderr, "usage: echo_uring HOST:PORT [--cpu K] [--recv oneshot|overlap|multishot]\n"
+    fprintf(stderr, "usage: echo_uring HOST:PORT [--cpu K] [--recv oneshot|multishot]\n"
                     "                  [--spin US] [--stats] [--buffer BYTES] [--buffers N]\n"
                     "                  [--entries N] [--cq N] [--drain N] [--with NAME,...]\n"
                     "                  [--without NAME,...]\n"
@@ -706,11 +669,10 @@ static void parse_features(char *names, bool on)
 
 static enum recv_mode parse_recv(const char *name)
 {
-    static const char *const names[] = {"oneshot", "overlap", "multishot"};
-    for (int i = 0; name && i < 3; i++)
-        if (!strcmp(names[i], name))
-            return (enum recv_mode)i;
-    usage();
+    if (name && !strcmp(name, "multishot"))
+        return RECV_MULTISHOT;
+    if (!name || strcmp(name, "oneshot"))
+        usage();
     return RECV_ONESHOT;
 }
 
@@ -775,8 +737,8 @@ int main(int argc, char **argv)
     server.listener = listen_on(address, 0);
     if (!server.conns || server.signals < 0 || server.listener < 0)
         goto out;
-    if (ring_make() < 0 || buffers_make() < 0
-        || (server.mode == RECV_MULTISHOT && buffer_ring_make() < 0))
+    if (ring_make() < 0 || buffers_make() < 0 ||
+        (server.mode == RECV_MULTISHOT && buffer_ring_make() < 0))
         goto out;
     rc = serve();
     report(stats);

@@ -18,9 +18,6 @@
  *
  * Exit status: 0 all is well; 1 a connection failed, or an answer was wrong or missing; 2 usage.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "loadgen.h"
 
 #include <getopt.h>
@@ -28,8 +25,13 @@
 
 enum { DRAIN_TIMEOUT_S = 5 };
 
-struct options opt = {.host = "127.0.0.1", .connections = 1, .size = 64, .depth = 1,
-                      .warmup_s = 0.5, .seconds = 2, .engine = &engine_epoll};
+struct options opt = {.host = "127.0.0.1",
+                      .connections = 1,
+                      .size = 64,
+                      .depth = 1,
+                      .warmup_s = 0.5,
+                      .seconds = 2,
+                      .engine = &engine_epoll};
 struct load load = {.timer = -1};
 
 static uint64_t window_start_ns, window_ns, open_ns;
@@ -198,7 +200,8 @@ static void report_table(const struct worst *w, double seconds, const double *q)
     printf("  round trip, us  p50 %.1f   p90 %.1f   p99 %.1f   p99.9 %.1f   max %.1f\n", q[0], q[1],
            q[2], q[3], (double)h->max_ns / 1e3);
     printf("  worst           connection %ld: %u messages, %.0f %% of the mean; slowest or still "
-           "missing %u us\n", w->fewest, w->fewest_count, 100 * w->share, w->max_us);
+           "missing %u us\n",
+           w->fewest, w->fewest_count, 100 * w->share, w->max_us);
     printf("  errors %llu, wrong answers %llu, lost %llu; opened in %.3f s; own CPU %.0f %%\n",
            (unsigned long long)load.errors, (unsigned long long)load.bad,
            (unsigned long long)load.lost, (double)open_ns / 1e9,
@@ -256,11 +259,11 @@ static const struct engine *parse_engine(const char *name)
 static void parse_options(int argc, char **argv)
 {
     static const struct option names[] = {
-        {"host", 1, NULL, 'h'},     {"port", 1, NULL, 'p'},   {"connections", 1, NULL, 'c'},
-        {"size", 1, NULL, 's'},     {"depth", 1, NULL, 'd'},  {"warmup", 1, NULL, 'w'},
-        {"seconds", 1, NULL, 'n'},  {"cpu", 1, NULL, 'k'},    {"think-us", 1, NULL, 't'},
-        {"idle", 1, NULL, 'i'},     {"engine", 1, NULL, 'e'}, {"reset", 0, NULL, 'r'},
-        {"json", 0, NULL, 'j'},     {NULL, 0, NULL, 0},
+        {"host", 1, NULL, 'h'},    {"port", 1, NULL, 'p'},   {"connections", 1, NULL, 'c'},
+        {"size", 1, NULL, 's'},    {"depth", 1, NULL, 'd'},  {"warmup", 1, NULL, 'w'},
+        {"seconds", 1, NULL, 'n'}, {"cpu", 1, NULL, 'k'},    {"think-us", 1, NULL, 't'},
+        {"idle", 1, NULL, 'i'},    {"engine", 1, NULL, 'e'}, {"reset", 0, NULL, 'r'},
+        {"json", 0, NULL, 'j'},    {NULL, 0, NULL, 0},
     };
     int o;
     while ((o = getopt_long(argc, argv, "", names, NULL)) != -1) {
@@ -293,8 +296,9 @@ static int prepare(void)
     long limit = raise_fd_limit();
     long wanted = opt.connections + opt.idle + RESERVED_FDS;
     if (wanted > limit) {
-        fprintf(stderr, "loadgen: %ld connections need %ld descriptors and %ld are allowed: raise "
-                        "'ulimit -n', or start several loadgens\n",
+        fprintf(stderr,
+                "loadgen: %ld connections need %ld descriptors and %ld are allowed: raise "
+                "'ulimit -n', or start several loadgens\n",
                 opt.connections + opt.idle, wanted, limit);
         return -1;
     }

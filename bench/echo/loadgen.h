@@ -66,14 +66,14 @@ struct options {
 struct load {
     enum phase phase;
     struct conn *conns;
-    int *idle_fds;           /* -1: closed */
-    uint64_t *stamps;        /* depth a connection */
+    int *idle_fds;    /* -1: closed */
+    uint64_t *stamps; /* depth a connection */
     long opened, idle_opened;
     long alive;              /* connections not closed */
     uint64_t on_way;         /* messages begun and not answered */
     uint64_t messages_total; /* answers, those of the warm-up and the drain included */
     uint64_t lost, bad, errors;
-    int timer;               /* timerfd: readable when the phase is over */
+    int timer; /* timerfd: readable when the phase is over */
     struct histogram latency;
 };
 

@@ -7,9 +7,6 @@
  *
  * The invariants stand in loadgen.h.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "loadgen.h"
 
 enum {
@@ -118,8 +115,10 @@ static void conn_bad(struct conn *c, const unsigned char *got, const unsigned ch
         at++;
     load.bad++;
     if (complain())
-        fprintf(stderr, "loadgen: connection %u, message %u, byte %u: 0x%02x came, 0x%02x was "
-                        "sent\n", conn_id(c), c->rx_seq, c->rx_off + at, got[at], expected[at]);
+        fprintf(stderr,
+                "loadgen: connection %u, message %u, byte %u: 0x%02x came, 0x%02x was "
+                "sent\n",
+                conn_id(c), c->rx_seq, c->rx_off + at, got[at], expected[at]);
     conn_close(c);
 }
 
@@ -174,9 +173,8 @@ static void conn_owe(struct conn *c, uint32_t count, uint64_t time_ns)
         return;
     }
     size_t slot = (thoughts_first + thoughts_count++) % thoughts_max;
-    thoughts[slot] = (struct thought){.due_ns = time_ns + 1000u * (uint64_t)opt.think_us,
-                                      .conn = conn_id(c),
-                                      .count = count};
+    thoughts[slot] = (struct thought){
+        .due_ns = time_ns + 1000u * (uint64_t)opt.think_us, .conn = conn_id(c), .count = count};
 }
 
 uint64_t thoughts_run(void)

@@ -6,9 +6,6 @@
  * that did not fill the buffer has emptied the socket. One that did asks again with EPOLL_CTL_MOD,
  * in turn, so that a fast connection does not keep the others waiting.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "loadgen.h"
 
 #include <sys/epoll.h>
@@ -127,5 +124,9 @@ static int turn(uint64_t timeout_ns)
     return 0;
 }
 
-const struct engine engine_epoll = {.name = "epoll", .start = start, .send = send_owed,
-                                    .forget = forget, .turn = turn, .finish = finish};
+const struct engine engine_epoll = {.name = "epoll",
+                                    .start = start,
+                                    .send = send_owed,
+                                    .forget = forget,
+                                    .turn = turn,
+                                    .finish = finish};

@@ -8,9 +8,6 @@
  * Every connection to one server needs a port of its own on our side. When they run short and the
  * server is in 127.0.0.0/8, the next come from 127.0.0.2, 127.0.0.3, ...: each has all ports again.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "loadgen.h"
 
 #include <sys/epoll.h>
@@ -46,8 +43,8 @@ static int bind_source(int fd)
 static bool next_source(void)
 {
     const struct sockaddr_in *to = (const struct sockaddr_in *)&address;
-    if (to->sin_family != AF_INET || ntohl(to->sin_addr.s_addr) >> 24 != 127
-        || source + 1 >= SOURCES_MAX)
+    if (to->sin_family != AF_INET || ntohl(to->sin_addr.s_addr) >> 24 != 127 ||
+        source + 1 >= SOURCES_MAX)
         return false;
     source++;
     return true;
@@ -81,8 +78,8 @@ static int open_begin(long index)
             call = "bind";
             if (bind_source(fd) == 0) {
                 call = "connect";
-                if (connect(fd, (struct sockaddr *)&address, address_len) == 0
-                    || errno == EINPROGRESS)
+                if (connect(fd, (struct sockaddr *)&address, address_len) == 0 ||
+                    errno == EINPROGRESS)
                     return fd;
             }
         }

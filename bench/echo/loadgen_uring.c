@@ -16,9 +16,6 @@
  *   - What is being sent stays untouched in the connection's own place in `tx`.
  *   - A closed connection keeps its number for ever, so a late completion finds fd == -1.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "loadgen.h"
 
 #include <liburing.h>
@@ -124,8 +121,8 @@ static int make_buffers(void)
 
 static int start(void)
 {
-    struct io_uring_params p = {.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN
-                                       | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE,
+    struct io_uring_params p = {.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+                                         IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE,
                                 .cq_entries = CQ_ENTRIES};
     int rc = io_uring_queue_init_params(SQ_ENTRIES, &ring, &p);
     if (rc < 0) {
@@ -227,7 +224,8 @@ static int handle_completions(void)
     struct io_uring_cqe *cqe;
     unsigned head, count = 0;
     int given = 0;
-    io_uring_for_each_cqe(&ring, head, cqe) {
+    io_uring_for_each_cqe(&ring, head, cqe)
+    {
         long index = (long)(cqe->user_data & 0xffffffff);
         count++;
         switch ((enum kind)(cqe->user_data >> 56)) {
@@ -259,5 +257,9 @@ static int turn(uint64_t timeout_ns)
     return handle_completions();
 }
 
-const struct engine engine_uring = {.name = "uring", .start = start, .send = send_owed,
-                                    .forget = forget, .turn = turn, .finish = finish};
+const struct engine engine_uring = {.name = "uring",
+                                    .start = start,
+                                    .send = send_owed,
+                                    .forget = forget,
+                                    .turn = turn,
+                                    .finish = finish};

@@ -7,10 +7,10 @@
 How: the server has CPU 0 to itself, the load generator CPU 1. In every round each server runs once
 for each number of connections, in an order that rotates, so that what changes on the machine in
 between hits all alike. Ratios are taken within a round; what is printed is the median over the
-rounds, with (min..max). A run in which the server or the load generator had to wait for its core more than
---calm percent of the time, because others ran there, is repeated, at most --retries times, and the
-calmest is kept; before each run both cores must have been idle for a moment, or --patience seconds
-have passed.
+rounds, with (min..max). A run in which the server or the load generator had to wait for its core
+more than --calm percent of the time, because others ran there, is repeated, at most --retries
+times, and the calmest is kept; before each run both cores must have been idle for a moment, or
+--patience seconds have passed.
 
 What is measured
     messages/s          by the load generator, answers in the window that were right in every byte
@@ -41,7 +41,7 @@ import time
 
 SERVER_CPU, LOAD_CPU = 0, 1
 START_TIMEOUT_S, STOP_TIMEOUT_S, RUN_TIMEOUT_S = 5, 10, 60
-URING = ('uring', 'uring-spin', 'uring-overlap', 'uring-multishot')
+URING = ('uring', 'uring-spin', 'uring-multishot')
 DEFAULT = ('epoll', 'uring', 'uring-spin', 'whorl')
 
 
@@ -59,7 +59,6 @@ def servers(build):
         'epoll-spin': [epoll, 'ADDR', '--spin', '50'],
         'uring': [uring, 'ADDR'],
         'uring-spin': [uring, 'ADDR', '--spin', '50'],
-        'uring-overlap': [uring, 'ADDR', '--recv', 'overlap'],
         'uring-multishot': [uring, 'ADDR', '--recv', 'multishot'],
         'whorl': [os.path.join(build, 'examples', 'echo'), 'ADDR'],
     }
@@ -441,7 +440,8 @@ def parse():
     parser.add_argument('--add', action='append', default=[], metavar='NAME=COMMAND',
                         help='one more server; ADDR in the command becomes HOST:PORT, BUILD the '
                              'build directory')
-    parser.add_argument('--calm', type=float, default=5.0, help='percent of the time that a run may wait for its core')
+    parser.add_argument('--calm', type=float, default=5.0, metavar='PERCENT',
+                        help='of the time, that a run may wait for its core')
     parser.add_argument('--retries', type=int, default=2, help='for a run that was disturbed')
     parser.add_argument('--patience', type=float, default=10, metavar='S',
                         help='how long to wait before each run for both cores to be idle')
@@ -488,6 +488,7 @@ def machine():
 
 
 def main():
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers are stopped
     args = parse()
     chosen = choose(args)
     if not {SERVER_CPU, LOAD_CPU} <= os.sched_getaffinity(0):

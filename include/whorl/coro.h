@@ -78,7 +78,8 @@ typedef struct wh_spawn_options {
  * Waits until the coroutine has ended and gives its handle back. ret_value, unless NULL, receives
  * what its function returned, widened (signed) to a word; 0 for a void function. May park. Returns
  * 0; or, with the handle still owned by the caller and the coroutine still running,
- *   -ETIMEDOUT, -ECANCELED   the caller's deadline passed, or the caller was cancelled
+ *   -ETIMEDOUT, -ECANCELED   the caller's deadline passed, or the caller was cancelled; a coroutine
+ *                            that was lent the caller's own memory must be told to end otherwise
  *   -EDEADLK                 the coroutine is the caller itself
  *   -EBUSY                   another coroutine is joining it already
  */
@@ -202,11 +203,16 @@ inline int start(wh_site *site, wh_coro **ret_coro, const wh_spawn_options *opti
 
 #else
 
-/* A word from an integer or a pointer; 8 and 12 are the classes of reals and records. */
-#define WH_WORD_(x)   \
-    ((uintptr_t)(x) + \
-     0 * sizeof(      \
-             char[__builtin_classify_type(x) == 8 || __builtin_classify_type(x) == 12 ? -1 : 1]))
+/* Nothing, and does not compile unless x is an integer or a pointer that fits a word: 1 is the
+ * class of integers; 8, 9, 12 and 13 are those of reals, complex numbers, records and unions. An
+ * array has the class of pointers, and its own size. */
+#define WH_IS_NO_WORD_(x)                                                           \
+    (sizeof((void)0, (x)) > sizeof(uintptr_t) || __builtin_classify_type(x) == 8 || \
+     __builtin_classify_type(x) == 9 || __builtin_classify_type(x) == 12 ||         \
+     __builtin_classify_type(x) == 13)
+#define WH_MUST_BE_A_WORD_(x) (0 * sizeof(char[WH_IS_NO_WORD_(x) ? -1 : 1]))
+
+#define WH_WORD_(x) ((uintptr_t)(x) + WH_MUST_BE_A_WORD_(x))
 
 #define WH_CALL_0_(fn)                   (fn)()
 #define WH_CALL_1_(fn, a)                (fn)(a)
@@ -225,8 +231,9 @@ inline int start(wh_site *site, wh_coro **ret_coro, const wh_spawn_options *opti
 #define WH_WORDS_6_(fn, a, b, c, d, e, f) WH_WORDS_5_(fn, a, b, c, d, e), WH_WORD_(f)
 
 #define WH_IS_VOID_(call) __builtin_types_compatible_p(__typeof__(call), void)
+#define WH_RESULT_(call)  __builtin_choose_expr(WH_IS_VOID_(call), 0, call)
 #define WH_RET_SIZE_(call) \
-    (WH_IS_VOID_(call) ? 0 : sizeof(__typeof__(__builtin_choose_expr(WH_IS_VOID_(call), 0, call))))
+    ((WH_IS_VOID_(call) ? 0 : sizeof(WH_RESULT_(call))) + WH_MUST_BE_A_WORD_(WH_RESULT_(call)))
 
 #define WH_START_(ret_coro, options, ...) \
     WH_START_N_(WH_ARGS_(__VA_ARGS__), ret_coro, options, __VA_ARGS__)

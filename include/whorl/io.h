@@ -62,7 +62,8 @@ WH_API ssize_t wh_write_all(wh_fd fd, const void *buf, size_t len);
 WH_API wh_fd wh_accept(wh_fd listener);
 WH_API wh_fd wh_accept4(wh_fd listener, struct sockaddr *addr, socklen_t *addr_len, int flags);
 
-/* connect(2). After -ETIMEDOUT or -ECANCELED the socket may be connected or not: close it. */
+/* connect(2). A non-blocking Unix socket whose listener's backlog is full gets -EAGAIN. After
+ * -ETIMEDOUT or -ECANCELED the socket may be connected or not: close it. */
 WH_API int wh_connect(wh_fd fd, const struct sockaddr *addr, socklen_t addr_len);
 
 /* shutdown(2). */

@@ -23,7 +23,7 @@ typedef struct wh_options {
      * Default: none but memory. WHORL_STACKS_MAX. */
     size_t stacks_max;
     /* Entries of the submission queue, a power of two from 8 to 32768; the completion queue has
-     * four times as many. Default 1024. WHORL_RING_ENTRIES. */
+     * four times as many, at most 65536. Default 1024. WHORL_RING_ENTRIES. */
     unsigned ring_entries;
     /* Longest spin before the worker sleeps, in nanoseconds; it spins only while that pays. -1:
      * never. Default 50 us. WHORL_SPIN_NS. */
@@ -43,11 +43,13 @@ typedef struct wh_options {
  * Returns what root returned, or before root ran:
  *   -EINVAL   an option is out of its range, or the root is NULL
  *   -EBUSY    the calling thread is in a run already
+ *   -ENOTSUP  the machine's pages are not of 4096 bytes
  *   -ENOSYS   the kernel is older than 6.1, or has no io_uring
  *   -EPERM    io_uring is forbidden here (sysctl kernel.io_uring_disabled, seccomp)
  *   -ENOMEM, -EMFILE, -ENFILE   memory or descriptors ran out
- * and -EDEADLK when every coroutine waits for another one and nothing can ever wake them. Each of
- * these is also one line on standard error that names the cause and the cure.
+ * and -EDEADLK when every coroutine waits for another one and nothing can ever wake them (noticed
+ * when the deadlines of their earlier waits have passed, too). Each of these is also one line on
+ * standard error that names the cause and the cure.
  *
  * The environment variable WHORL_MASK holds a comma-separated list of kernel features to leave
  * unused, by the names that wh_caps() prints: for testing how whorl does without.

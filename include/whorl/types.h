@@ -1,7 +1,7 @@
 /*
  * whorl/types.h: the words every other header uses.
  *
- * Errors: every call of whorl returns a value >= 0, or -errno. `errno` itself is never touched.
+ * Errors: every call of whorl returns a value >= 0, or -errno. `errno` tells nothing of them.
  * Time: absolute times are nanoseconds of CLOCK_MONOTONIC; durations are nanoseconds.
  * "May park" in a comment: the call may let other coroutines run before it returns. What does not
  * say so never does.

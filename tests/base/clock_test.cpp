@@ -49,6 +49,7 @@ void busy(int64_t duration_ns)
         ;
 }
 
+/* What is waited for is time itself: the clock's readings are to grow old. */
 void pause_for(int64_t duration_ns)
 {
     struct timespec ts = {0, duration_ns};

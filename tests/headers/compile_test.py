@@ -137,6 +137,7 @@ double gives_real(int a);
 extern struct pair p;
 extern double r;
 extern int i;
+extern char text[16];
 extern char *s;
 extern const char *cs;
 extern wh_coro *coro;
@@ -163,12 +164,18 @@ BOTH = [
     ('a function that is not declared', 'wh_go(none)', 'wh_go(undeclared)'),
     ('no function at all', 'wh_go(none)', 'wh_go()'),
     ('spawn: the address of a handle', 'wh_spawn(&coro, NULL, none)', 'wh_spawn(coro, NULL, none)'),
-    ('spawn: an argument is missing', 'wh_spawn(&coro, NULL, one, 1)', 'wh_spawn(&coro, NULL, one)'),
+    ('spawn: an argument is missing', 'wh_spawn(&coro, NULL, one, 1)',
+     'wh_spawn(&coro, NULL, one)'),
     ('spawn: options of another type', 'wh_spawn(&coro, NULL, none)', 'wh_spawn(&coro, &i, none)'),
 ]
 C_ONLY = [
     ('a float where a number is wanted', 'wh_go(one, 1)', 'wh_go(one, r)'),
     ('a float constant', 'wh_go(one, 1)', 'wh_go(one, 1.0f)'),
+    ('a complex number', 'wh_go(one, 1)', 'wh_go(one, z)'),
+    ('a union', 'wh_go(one, 1)', 'wh_go(takes_either, u)'),
+    ('a number wider than a word', 'wh_go(one, 1)', 'wh_go(takes_wide, wide)'),
+    ('a function that returns a struct', 'wh_go(one, 1)', 'wh_go(gives_record, 1)'),
+    ('a function that returns a float', 'wh_go(one, 1)', 'wh_go(gives_real, 1)'),
     ('seven arguments, all alike', 'wh_go(one, 1)', 'wh_go(seven, i, i, i, i, i, i, i)',
      'at_most_six'),
     ('eight arguments', 'wh_go(one, 1)', 'wh_go(seven, 1, 2, 3, 4, 5, 6, 7, 8)', 'at_most_six'),
@@ -181,11 +188,21 @@ CXX_ONLY = [
     ('a constant reference', 'wh_go(by_value, i)', 'wh_go(by_const_reference, i)'),
     ('a class', 'wh_go(by_value, i)', 'wh_go(by_class, Counted())'),
     ('a function that returns a reference', 'wh_go(by_value, i)', 'wh_go(gives_reference)'),
-    ('a lambda that captures', 'wh_go([](int a) { one(a); }, i)', 'wh_go([&](int a) { i = a; }, i)'),
+    ('a lambda that captures', 'wh_go([](int a) { one(a); }, i)',
+     'wh_go([&](int a) { i = a; }, i)'),
     ('an argument for a lambda without any', 'wh_go([] { none(); })', 'wh_go([] { none(); }, 1)'),
     ('a pointer for a lambda\'s number', 'wh_go([](int a) { one(a); }, i)',
      'wh_go([](int a) { one(a); }, s)'),
 ]
+C_FUNCTIONS = '''
+union either { int a; char *b; };
+__extension__ typedef __int128 wide_number;
+void takes_either(union either a);
+void takes_wide(wide_number a);
+extern union either u;
+extern wide_number wide;
+extern double _Complex z;
+'''
 CXX_FUNCTIONS = '''
 struct Counted { Counted(); Counted(const Counted &); ~Counted(); };
 void by_value(int a);
@@ -199,7 +216,8 @@ int &gives_reference();
 FINE = [
     'wh_go((one), 1)', 'wh_go(*one, 1)', 'wh_go(&one, 1)', 'wh_go(i ? one : one, 1)',
     'wh_go(one, -1)', 'wh_go(one, (char)-1)', 'wh_go(one, \'c\')', 'wh_go(one, i++)',
-    'wh_go(pointer, "text")', 'wh_go(pointer, s)',
+    'wh_go(pointer, "text")', 'wh_go(pointer, s)', 'wh_go(pointer, text)',
+    'wh_go(pointer, &text[3])',
     'i ? wh_go(none) : wh_go(one, 1)', '(void)wh_go(none)', 'i = wh_go(none) < 0',
 ]
 C_FINE = ['wh_go(counts, NULL)', 'wh_go(counts, 0)']
@@ -268,7 +286,7 @@ class Cases:
 
 
 def snippet(statements, cxx):
-    functions = FUNCTIONS + (CXX_FUNCTIONS if cxx else '')
+    functions = FUNCTIONS + (CXX_FUNCTIONS if cxx else C_FUNCTIONS)
     body = ''.join(f'    {statement};\n' for statement in statements)
     return functions + 'int t(void)\n{\n' + body + '    return 0;\n}\n'
 

@@ -22,7 +22,7 @@ TEST_CASE("http: files come as they are, of any size")
         Answer a = client.ask(get("/files/dir/sub/file.bin"));
         CHECK(a.status == 200);
         CHECK(a.body.size() == size);
-        CHECK(a.body == content);
+        CHECK((a.body == content));
         CHECK(a.header("content-type") == "application/octet-stream");
     }
 }
@@ -40,7 +40,7 @@ TEST_CASE("http: several files in one write")
     std::vector<Answer> answers = client.exchange(requests, 40);
     REQUIRE(answers.size() == 40);
     for (size_t i = 0; i < 20; i++) {
-        CHECK(answers[2 * i].body == noise(i * 9000, 3));
+        CHECK((answers[2 * i].body == noise(i * 9000, 3)));
         CHECK(answers[2 * i + 1].body == "Hello from whorl\n");
     }
 }

@@ -186,7 +186,8 @@ class Folder
     std::string path_;
 };
 
-/* Bytes that look random and are always the same. */
+/* Bytes that look random and are always the same. Comparisons of them stand in parentheses of their
+ * own, CHECK((a == b)): to print them is no use. */
 std::string noise(size_t size, uint32_t seed = 1);
 
 #endif

@@ -26,6 +26,7 @@ void check_refused(Client &client, int status)
 TEST_CASE("http: what is malformed is 400 and the end")
 {
     Server server;
+    int number = 0;
     for (const std::string &request :
          {std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 11), noise(200, 7),
           std::string("GET\r\n\r\n"), std::string("GET / HTTP/1.1\r\nHost test\r\n\r\n"),
@@ -41,7 +42,7 @@ TEST_CASE("http: what is malformed is 400 and the end")
                       "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
           std::string("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
                       "zz\r\n")}) {
-        CAPTURE(request);
+        CAPTURE(++number);
         Client client(server.port());
         REQUIRE(client.send(request));
         check_refused(client, 400);

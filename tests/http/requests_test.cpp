@@ -71,7 +71,7 @@ TEST_CASE("http: curl is served")
     std::string sent = noise(300000);
     std::string got = run_program({"curl", "-sS", "-H", "Expect: 100-continue", "--data-binary",
                                    "@" + folder.write("body", sent), url + "/echo"});
-    CHECK(got == sent);
+    CHECK((got == sent));
     CHECK(run_program({"curl", "-sS", "--http2", url + "/"}) == HELLO);
 }
 
@@ -290,7 +290,7 @@ TEST_CASE("http: a body comes back, of any size and either framing")
         std::vector<Answer> answers = client.exchange(post("/echo", body), 1);
         REQUIRE(answers.size() == 1);
         CHECK(answers[0].status == 200);
-        CHECK(answers[0].body == body);
+        CHECK((answers[0].body == body));
 
         std::string chunks;
         for (size_t at = 0; at < size; at += 3000) {
@@ -304,7 +304,7 @@ TEST_CASE("http: a body comes back, of any size and either framing")
                                       chunks + "0\r\n\r\n",
                                   1);
         REQUIRE(answers.size() == 1);
-        CHECK(answers[0].body == body);
+        CHECK((answers[0].body == body));
     }
 }
 

@@ -106,7 +106,7 @@ TEST_CASE("http: a large answer on its way to a slow reader is finished")
     REQUIRE(listener_closes(server));
     Clock::time_point begin = Clock::now();
     Answer a = client.answer();
-    CHECK(a.body == content);
+    CHECK((a.body == content));
     CHECK(client.end() == Ending::fin); /* although the head, sent before, did not say so */
     CHECK(server.wait() == 0);
     CHECK(ms_since(begin) < 5000);

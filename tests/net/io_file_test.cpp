@@ -165,20 +165,6 @@ TEST_CASE("io: errors of calls on files are those of their namesakes")
     });
 }
 
-TEST_CASE("io: no call touches errno")
-{
-    in_run([] {
-        char byte;
-        errno = 12345;
-        wh_read(-1, &byte, 1);
-        wh_openat(AT_FDCWD, "/nonexistent", O_RDONLY, 0);
-        wh_dial_tcp("nonsense");
-        wh_listen_tcp("nonsense", nullptr);
-        wh_close(-1);
-        CHECK(errno == 12345);
-    });
-}
-
 /* ---- Position and offset ---- */
 
 TEST_CASE("io: read and write go on at the file's position, and share it")

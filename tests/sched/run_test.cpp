@@ -291,7 +291,7 @@ TEST_CASE("run: what will not end within the grace time is named")
     CHECK(end.exited(5));
     CHECK(end.said.find("1 coroutines did not end within 20 ms") != std::string::npos);
     CHECK(end.said.find("stubborn #2") != std::string::npos);
-    CHECK(end.said.find("does not stop running") != std::string::npos);
+    CHECK(end.said.find("runnable") != std::string::npos);
     CHECK(end.said.find("willing") == std::string::npos);
 }
 
@@ -347,7 +347,8 @@ TEST_CASE("run: many runs in a row leave nothing behind")
         one();
     CHECK(fds_open() == fds);
     INFO("grew by " << (static_cast<long>(rss_bytes()) - static_cast<long>(rss)) << " bytes");
-    /* A leaked ring would be 80 KiB a run, a stack 4. A sanitizer keeps freed memory for a while. */
+    /* A leaked ring would be 80 KiB a run, a stack 4. A sanitizer keeps freed memory for a while.
+     */
     CHECK(rss_bytes() < rss + (size_t(WITH_ASAN ? 64 : 2) << 20));
 }
 

@@ -14,9 +14,13 @@
 
 #include <whorl.h>
 
-extern "C" {
-#include "stacks/sanitizer.h"
-}
+#if defined(__SANITIZE_ADDRESS__)
+#define WITH_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define WITH_ASAN 1
+#endif
+#endif
 
 namespace
 {
@@ -156,7 +160,7 @@ TEST_CASE("sanitizer: the address of a local is on the coroutine's stack and can
     CHECK(wh_run(Share::root, nullptr, nullptr) == 55);
 }
 
-#ifdef WHORL_ASAN
+#ifdef WITH_ASAN
 
 TEST_CASE("sanitizer: an overflow of a buffer on a coroutine's stack is found")
 {

@@ -69,7 +69,7 @@ void side_finish(struct side *self)
 void side_init_thread(struct side *self)
 {
     memset(self, 0, sizeof *self);
-    sanitizer_stack_of_thread(&self->sanitizer);
+    sanitizer_thread_set(&self->sanitizer);
 }
 
 /* ---- Values ---- */

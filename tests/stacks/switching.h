@@ -12,13 +12,13 @@
 
 /* A context with a stack of its own and what it is to run. */
 struct side {
-    struct context context; /* first: context_main() gets its address */
-    struct sanitizer sanitizer;
+    struct context context;         /* first: context_main() gets its address */
     void (*run)(struct side *self); /* never returns */
     struct side *other;
     char *stack;
     size_t stack_bytes;
     void *arg;
+    struct sanitizer sanitizer; /* last: empty it has another size in C++ for some compilers */
 };
 
 /* Makes self a context that runs run(self); `other` is where it switches back to. */

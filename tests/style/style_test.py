@@ -155,6 +155,8 @@ __attribute__((cold)) int a(int b)
             self.one('tests/a/a.cpp:2', 'in a test',
                      {'tests/a/a.cpp': HEAD + f'void a() {{ {call}; }}\n'})
         self.one('tests/a/a.py:2', 'in a test', {'tests/a/a.py': '# a\ntime.sle' + 'ep(1)\n'})
+        self.none({'tests/a/a.cpp': HEAD + '/* time itself: a clock is tested */\n' +
+                   'void a() { sle' + 'ep(1); }\n'})
         self.none({'tests/a/a.cpp': HEAD + 'int a = wh_sle' + 'ep(1);\n',
                    'bench/a.c': HEAD + 'void a() { sle' + 'ep(1); }\n'})
 

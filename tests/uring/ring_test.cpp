@@ -467,37 +467,6 @@ TEST_CASE("cancel: racing with a peer on another thread loses and doubles nothin
     CHECK(returned > 0);
 }
 
-TEST_CASE("cancel: of a descriptor ends everything in flight on it and nothing else")
-{
-    Ring ring;
-    Fds pair = make_socketpair(), other = make_socketpair();
-    std::vector<std::unique_ptr<Receive>> receives;
-    for (int i = 0; i < 5; i++) {
-        receives.push_back(std::make_unique<Receive>(pair[0]));
-        ring.submit(receives.back()->op);
-    }
-    Op poll(OP_POLL, pair[0], nullptr, 0, 0, POLLIN);
-    Receive bystander(other[0]);
-    ring.submit(poll);
-    ring.submit(bystander.op);
-    ring.look();
-    Op cancel(OP_CANCEL_FD, pair[0]);
-    CHECK(ring.result(cancel) == 6);
-    CHECK(ring.take(clock_now() + MS_NS).size() <= 6);
-    for (auto &receive : receives)
-        CHECK(receive->op.res == -ECANCELED);
-    CHECK(poll.res == -ECANCELED);
-    CHECK(bystander.op.completions == 0);
-    CHECK(ring.in_flight() == 1);
-
-    Op nothing(OP_CANCEL_FD, pair[0]);
-    int32_t res = ring.result(nothing);
-    CHECK((res == 0 || res == -ENOENT));
-    REQUIRE(send(other[1], "x", 1, 0) == 1);
-    REQUIRE(ring.finish());
-    CHECK(bystander.got() == "x");
-}
-
 TEST_CASE("cancel: storage used again at once is not hit by the cancel before")
 {
     Ring ring(8);

@@ -1,0 +1,159 @@
+/*
+ * address_test.cpp: what is an address and what is none.
+ */
+#include "tests/net/peers.hpp"
+
+#include <catch2/catch_test_macros.hpp>
+
+#include <arpa/inet.h>
+
+extern "C" {
+#include "net/address.h"
+}
+
+namespace
+{
+
+/* An address as text again, the host in the form of inet_ntop(3), or "-EINVAL". */
+std::string parsed(const char *text)
+{
+    struct address address;
+    int rc = address_tcp(text, &address);
+    if (rc < 0)
+        return rc == -EINVAL ? "-EINVAL" : std::to_string(rc);
+    char host[INET6_ADDRSTRLEN] = "?";
+    if (address.any.sa_family == AF_INET) {
+        const auto *in = reinterpret_cast<const struct sockaddr_in *>(&address);
+        if (address.len != sizeof *in)
+            return "wrong length";
+        inet_ntop(AF_INET, &in->sin_addr, host, sizeof host);
+        return std::string(host) + " " + std::to_string(ntohs(in->sin_port));
+    }
+    const auto *in6 = reinterpret_cast<const struct sockaddr_in6 *>(&address);
+    if (address.len != sizeof *in6)
+        return "wrong length";
+    inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof host);
+    return std::string(host) + " " + std::to_string(ntohs(in6->sin6_port));
+}
+
+} // namespace
+
+TEST_CASE("address: hosts and ports of the documented form are taken")
+{
+    const struct {
+        const char *text, *expected;
+    } cases[] = {
+        {"127.0.0.1:80", "127.0.0.1 80"},
+        {"0.0.0.0:0", "0.0.0.0 0"},
+        {"192.0.2.77:65535", "192.0.2.77 65535"},
+        {"255.255.255.255:1", "255.255.255.255 1"},
+        {"localhost:7000", "127.0.0.1 7000"},
+        {"[::1]:8080", "::1 8080"},
+        {"[::]:0", ":: 0"},
+        {"[2001:db8::17]:443", "2001:db8::17 443"},
+        {"[::ffff:192.0.2.1]:1", "::ffff:192.0.2.1 1"},
+        {":8080", ":: 8080"},
+        {":0", ":: 0"},
+        {"127.0.0.1:00080", "127.0.0.1 80"},
+    };
+    for (const auto &one : cases) {
+        INFO(one.text);
+        CHECK(parsed(one.text) == one.expected);
+    }
+}
+
+TEST_CASE("address: everything else is -EINVAL")
+{
+    const char *const cases[] = {
+        nullptr,
+        "",
+        ":",
+        "127.0.0.1",
+        "127.0.0.1:",
+        "localhost",
+        "localhost:",
+        "8080",
+        /* ports */
+        "127.0.0.1:65536",
+        "127.0.0.1:99999",
+        "127.0.0.1:100000",
+        "127.0.0.1:000080",
+        "127.0.0.1:-1",
+        "127.0.0.1:+1",
+        "127.0.0.1: 1",
+        "127.0.0.1:1 ",
+        "127.0.0.1:1x",
+        "127.0.0.1:0x50",
+        "127.0.0.1:http",
+        "127.0.0.1:1:2",
+        "127.0.0.1:80\n",
+        /* hosts */
+        "256.0.0.1:80",
+        "1.2.3:4x",
+        "example.org:80",
+        "LOCALHOST.:80",
+        "localhost.localdomain:80",
+        " 127.0.0.1:80",
+        "127.0.0.1 :80",
+        "127.0.0.1/8:80",
+        "tcp://127.0.0.1:80",
+        "*:80",
+        "127.1:80",
+        "0177.0.0.1:80",
+        "0x7f.0.0.1:80",
+        "2130706433:80",
+        /* brackets */
+        "::1:80",
+        "::1",
+        "[::1]",
+        "[::1]80",
+        "[::1:80",
+        "::1]:80",
+        "[]:80",
+        "[[::1]]:80",
+        "[127.0.0.1:80",
+        "[::1]x:80",
+        "[::g]:80",
+        "[1:2]:80",
+        "[127.0.0.1]:80",
+        "[localhost]:80",
+        "[ ::1]:80",
+        "[:80",
+    };
+    for (const char *text : cases) {
+        INFO((text ? text : "NULL"));
+        CHECK(parsed(text) == "-EINVAL");
+    }
+    const std::string endless(10000, '1');
+    CHECK(parsed((endless + ":80").c_str()) == "-EINVAL");
+    CHECK(parsed(("127.0.0.1:" + endless).c_str()) == "-EINVAL");
+}
+
+TEST_CASE("address: a Unix path fits with its end, an abstract name to the last byte")
+{
+    struct address address;
+    constexpr size_t ROOM = sizeof address.un.sun_path;
+    const std::string fits(ROOM - 1, 'p'), long_path(ROOM, 'p');
+    int rc = address_unix(fits.c_str(), &address);
+    CHECK(rc == 0);
+    CHECK(address.un.sun_family == AF_UNIX);
+    CHECK(std::string(address.un.sun_path) == fits);
+    CHECK(address.len == sizeof address.un);
+    rc = address_unix(long_path.c_str(), &address);
+    CHECK(rc == -ENAMETOOLONG);
+
+    rc = address_unix("@name", &address);
+    CHECK(rc == 0);
+    CHECK(address.len == sizeof(sa_family_t) + 5);
+    CHECK(std::string(address.un.sun_path, 5) == std::string("\0name", 5));
+    const std::string abstract = "@" + std::string(ROOM - 1, 'a');
+    rc = address_unix(abstract.c_str(), &address);
+    CHECK((rc == 0 || rc == -ENAMETOOLONG));
+    rc = address_unix(("@" + std::string(ROOM, 'a')).c_str(), &address);
+    CHECK(rc == -ENAMETOOLONG);
+
+    rc = address_unix("", &address);
+    CHECK(rc == -EINVAL);
+    rc = address_unix(nullptr, &address);
+    CHECK(rc == -EINVAL);
+}
