@@ -206,9 +206,9 @@ inline int start(wh_site *site, wh_coro **ret_coro, const wh_spawn_options *opti
 /* Nothing, and does not compile unless x is an integer or a pointer that fits a word: 1 is the
  * class of integers; 8, 9, 12 and 13 are those of reals, complex numbers, records and unions. An
  * array has the class of pointers, and its own size. */
-#define WH_IS_NO_WORD_(x)                                                           \
-    (sizeof((void)0, (x)) > sizeof(uintptr_t) || __builtin_classify_type(x) == 8 || \
-     __builtin_classify_type(x) == 9 || __builtin_classify_type(x) == 12 ||         \
+#define WH_IS_NO_WORD_(x)                                                                         \
+    (sizeof(__typeof__(((void)0, (x)))) > sizeof(uintptr_t) || __builtin_classify_type(x) == 8 || \
+     __builtin_classify_type(x) == 9 || __builtin_classify_type(x) == 12 ||                       \
      __builtin_classify_type(x) == 13)
 #define WH_MUST_BE_A_WORD_(x) (0 * sizeof(char[WH_IS_NO_WORD_(x) ? -1 : 1]))
 
