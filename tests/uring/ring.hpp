@@ -73,10 +73,7 @@ class Ring
     {
         for (Op *op : in_flight_)
             engine_cancel(engine_, &op->op);
-        int64_t until_ns = clock_now() + HANG_NS;
-        while (!in_flight_.empty() && clock_now() < until_ns)
-            take(until_ns);
-        if (in_flight_.empty())
+        if (finish())
             engine_->type->destroy(engine_);
     }
 
@@ -113,12 +110,23 @@ class Ring
         return take(0);
     }
 
+    /* Takes what comes in the next while; when nothing does, asks again for what is to be
+     * cancelled, as the engine's contract has it: a kernel can miss the first asking. */
+    std::vector<Op *> take_patiently()
+    {
+        std::vector<Op *> taken = take(clock_now() + 20 * MS_NS);
+        if (taken.empty())
+            for (Op *op : in_flight_)
+                if (op->op.state == OP_CANCELLING)
+                    engine_cancel(engine_, &op->op);
+        return taken;
+    }
     /* Waits until everything in flight is completed. Returns false if that does not happen. */
     bool finish()
     {
         int64_t until_ns = clock_now() + HANG_NS;
         while (!in_flight_.empty() && clock_now() < until_ns)
-            take(until_ns);
+            take_patiently();
         return in_flight_.empty();
     }
     /* Submits and waits for its result. */
