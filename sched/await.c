@@ -65,18 +65,13 @@ static int32_t submit_and_park(wh_coro *self, const struct wait_kind *kind)
             return -EBADF;
         self->fd_next = fd->first;
         fd->first = self;
-        if (self->op.code == OP_RECV)
-            self->op.poll_first = fd->empty && !(self->op.flags & MSG_DONTWAIT);
     }
     w->ops_in_flight++;
     engine_submit(w->engine, &self->op);
     int why = park(self, kind);
     w->ops_in_flight--;
-    if (fd) {
+    if (fd)
         waiters_leave(fd, self);
-        if (self->op.code == OP_RECV)
-            fd->empty = op_left_empty(&self->op);
-    }
 
     wh_assert(self->op.state == OP_DONE);
     self->op.state = OP_IDLE;

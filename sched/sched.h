@@ -126,7 +126,6 @@ struct exception_globals {
 struct fd_waiters {
     wh_coro *first;  /* linked by fd_next */
     wh_coro *closer; /* waits for them to leave */
-    bool empty;      /* the latest receive left nothing in it: a hint, and wrong at worst */
 };
 
 struct worker {

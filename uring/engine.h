@@ -51,8 +51,7 @@ struct op {
     uint32_t res_flags;
     uint8_t code;
     uint8_t state;
-    uint8_t poll_first; /* a receive: the socket was seen empty, so wait before trying */
-    uint8_t asks;       /* for the owner's use: how often it has asked for a cancel */
+    uint8_t asks; /* for the owner's use: how often it has asked for a cancel */
     int32_t fd;
     uint64_t addr; /* these four mean what the row of op_table says */
     uint64_t off;
@@ -94,9 +93,6 @@ static inline struct op *op_list_pop(struct op_list *list)
         list->first = op->next;
     return op;
 }
-
-/* Whether a completed receive has left nothing in the socket, as far as is known. */
-bool op_left_empty(const struct op *op);
 
 struct engine_stats {
     uint64_t enters;

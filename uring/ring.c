@@ -180,16 +180,10 @@ static void ring_submit(struct engine *engine, struct op *op)
     sqe->addr = op->addr;
     sqe->len = op->len;
     sqe->rw_flags = (int)(op->flags | row->flags);
-    sqe->ioprio = op->poll_first ? IORING_RECVSEND_POLL_FIRST : 0;
     sqe->user_data = (uint64_t)(uintptr_t)op;
     op->state = OP_IN_FLIGHT;
     r->stats.submissions++;
     r->stats.in_flight++;
-}
-
-bool op_left_empty(const struct op *op)
-{
-    return !(op->res_flags & IORING_CQE_F_SOCK_NONEMPTY);
 }
 
 static void ring_cancel(struct engine *engine, struct op *op)

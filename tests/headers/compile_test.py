@@ -319,6 +319,18 @@ def add_calls(cases, compiler, cxx, include):
         cases.add(call, compiler, snippet([call], cxx), suffix, options, include, True)
 
 
+def add_readme(cases, found, include):
+    """The README's first program compiles as it stands there."""
+    path = os.path.join(include, '..', 'README.md')
+    if not os.path.exists(path):
+        return
+    with open(path, encoding='utf-8') as file:
+        program = re.search(r'```c\n(.*?)```', file.read(), re.DOTALL)
+    for compiler in found if program else []:
+        cases.add('the program in README.md', compiler, program.group(1), '.c',
+                  ['-std=gnu11', '-Wall', '-Wextra', '-Werror'], ['-I' + include], True)
+
+
 def calls(cxx):
     return BOTH + (CXX_ONLY if cxx else C_ONLY)
 
@@ -337,6 +349,7 @@ def main(arguments):
         return 1
 
     cases = Cases()
+    add_readme(cases, c_compilers, include)
     for is_cxx, found in ((False, c_compilers), (True, cxx_compilers)):
         for compiler in found:
             add_standards(cases, compiler, is_cxx, ['-I' + include])

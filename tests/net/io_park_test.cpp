@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+#include <sys/inotify.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
@@ -307,6 +308,13 @@ TEST_CASE(
             Fd event(eventfd(0, EFD_CLOEXEC | flags));
             Fd signal(signalfd(-1, &set, SFD_CLOEXEC | flags));
             Fd timer(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | flags));
+            /* The ring says -EAGAIN of this kind, when it is non-blocking: it cannot poll and read
+             * in one. */
+            Folder folder;
+            Fd notify(inotify_init1(IN_CLOEXEC | flags));
+            int watch = inotify_add_watch(notify, folder.path(), IN_CREATE);
+            CHECK(watch >= 0);
+            int files = 0;
             const uint64_t one = 1;
             const struct itimerspec soon = {{0, 0}, {0, 1000}};
             struct {
@@ -323,6 +331,12 @@ TEST_CASE(
                  [&] { return pthread_kill(pthread_self(), SIGUSR1) == 0; }},
                 {"timerfd", timer, 8,
                  [&] { return timerfd_settime(timer, 0, &soon, nullptr) == 0; }},
+                {"inotify", notify, sizeof(struct inotify_event) + 16,
+                 [&] {
+                     const std::string name = "file" + std::to_string(files++);
+                     Fd made(open((folder / name).c_str(), O_WRONLY | O_CREAT, 0600));
+                     return made >= 0;
+                 }},
             };
             for (auto &one_case : cases)
                 for (bool vector : {false, true}) {
@@ -391,6 +405,36 @@ TEST_CASE("io: an eventfd that is full parks its writer until it is read")
             join(writer);
             CHECK(n == 8);
         });
+}
+
+TEST_CASE("io: a deadline, a cancel and a close end the wait for what says -EAGAIN, too")
+{
+    in_run([] {
+        Folder folder;
+        char buf[256];
+        Fd notify(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+        ssize_t n = 0;
+        WH_WITH_TIMEOUT(2 * WH_MILLISECOND)
+        {
+            n = wh_read(notify, buf, sizeof buf);
+        }
+        CHECK(n == -ETIMEDOUT);
+        int fd = notify.release();
+        for (bool close_it : {false, true}) {
+            wh_coro *reader = spawn([&] { n = wh_read(fd, buf, sizeof buf); });
+            wh_sleep(100 * WH_MICROSECOND);
+            CHECK(reader->state == CORO_PARKED);
+            if (close_it) {
+                int rc = wh_close(fd);
+                CHECK(rc == 0);
+            } else {
+                wh_cancel(reader);
+            }
+            join(reader);
+            CHECK(n == (close_it ? -EBADF : -ECANCELED));
+        }
+        check_nothing_in_flight();
+    });
 }
 
 TEST_CASE("io: two who wait for the same non-blocking descriptor get one message each")

@@ -1,7 +1,9 @@
 /*
  * listen_test.cpp: listening and dialling, TCP of both versions and Unix.
  */
+#include "tests/base/child.hpp"
 #include "tests/net/peers.hpp"
+#include "tests/sched/forbid.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
@@ -103,6 +105,25 @@ TEST_CASE("net: without a host it listens on every address, of both versions whe
         Fd client(wh_dial_tcp(tcp_name("127.0.0.1", everywhere).c_str()));
         CHECK(client >= 0);
     });
+}
+
+TEST_CASE("net: where there is no IPv6, no host means every IPv4 address")
+{
+    ChildEnd end = in_child([] {
+        CHILD_REQUIRE(forbid(SYS_socket, EAFNOSUPPORT, AF_INET6));
+        return in_run([] {
+            Fd listener(wh_listen_tcp(":0", nullptr));
+            CHILD_REQUIRE(listener >= 0);
+            CHILD_REQUIRE(Address::of(listener).storage.ss_family == AF_INET);
+            Fd client(wh_dial_tcp(tcp_name("127.0.0.1", listener).c_str()));
+            CHILD_REQUIRE(client >= 0);
+            CHILD_REQUIRE(wh_listen_tcp("[::1]:0", nullptr) == -EAFNOSUPPORT);
+            CHILD_REQUIRE(wh_dial_tcp("[::1]:1") == -EAFNOSUPPORT);
+            return 3;
+        });
+    });
+    INFO(end.how());
+    CHECK(end.exited(3));
 }
 
 TEST_CASE("net: sockets are close-on-exec, blocking, and without Nagle's algorithm")

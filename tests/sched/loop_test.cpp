@@ -81,8 +81,9 @@ TEST_CASE("loop: a pair that yields to each other for ever does not starve timer
 {
     in_run([] {
         bool stop = false;
-        for (int i = 0; i < 2; i++)
-            start([&] {
+        wh_coro *pair[2];
+        for (wh_coro *&one : pair)
+            one = spawn([&] {
                 while (!stop)
                     wh_yield();
             });
@@ -96,6 +97,8 @@ TEST_CASE("loop: a pair that yields to each other for ever does not starve timer
             late_most_ns = std::max(late_most_ns, late_ns);
         }
         stop = true;
+        for (wh_coro *one : pair)
+            join(one);
         CHECK(early == 0);
         CHECK(late_most_ns < 5 * WH_SECOND);
     });
@@ -142,8 +145,9 @@ TEST_CASE(
     in_run([] {
         FdPair pair = socket_pair();
         bool stop = false;
-        for (int i = 0; i < 4; i++)
-            start([&] {
+        wh_coro *slow[4];
+        for (wh_coro *&one : slow)
+            one = spawn([&] {
                 while (!stop) {
                     busy_until(wh_now() + 200 * WH_MICROSECOND);
                     wh_yield();
@@ -161,6 +165,8 @@ TEST_CASE(
             most = std::max(most, switches() - before);
         }
         stop = true;
+        for (wh_coro *one : slow)
+            join(one);
         INFO("at most " << most << " switches");
         CHECK(most <= 100);
     });

@@ -672,6 +672,48 @@ TEST_CASE("race: a receiver that goes on receiving ends when the descriptor is c
             }
 }
 
+TEST_CASE("race: data that the ring took because its queue was full beats what comes after it")
+{
+    /* So many operations at once that the queue is flushed in between; completions are taken then,
+     * too, but nobody is woken before the turn is over. */
+    wh_options options = {};
+    options.ring_entries = 8;
+    for (Event late : {DEADLINE, CANCEL})
+        in_run(
+            [late] {
+                FdPair pair = socket_pair();
+                Fd ready(eventfd(1, EFD_CLOEXEC));
+                ssize_t n = 0;
+                char byte = 0;
+                wh_coro *receiver = spawn([&] {
+                    WH_WITH_TIMEOUT(WH_HOUR)
+                    {
+                        n = wh_recv(pair.a, &byte, 1, 0);
+                    }
+                });
+                Turns turn;
+                turn(2);
+                ssize_t sent = send(pair.b, "d", 1, 0);
+                CHECK(sent == 1);
+                bool was_taken = false;
+                for (int i = 0; i < 64; i++)
+                    start([&] { wh_poll(ready, POLLIN); });
+                start([&] {
+                    was_taken = receiver->state == CORO_PARKED && receiver->op.state == OP_DONE;
+                    if (late == CANCEL)
+                        wh_cancel(receiver);
+                    else
+                        pass_deadline(receiver);
+                });
+                join(receiver);
+                CHECK(was_taken);
+                CHECK(n == 1);
+                CHECK(byte == 'd');
+                turn(2);
+            },
+            &options);
+}
+
 TEST_CASE("race: of two closes at the same time one succeeds and the other is -EBADF")
 {
     for (bool in_use : {false, true})

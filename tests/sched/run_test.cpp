@@ -3,6 +3,7 @@
  * the rest's end after the root, running out of stacks, several runs, and calls outside of one.
  */
 #include "tests/base/child.hpp"
+#include "tests/sched/forbid.hpp"
 #include "tests/sched/in_run.hpp"
 
 #include <catch2/catch_test_macros.hpp>
@@ -485,6 +486,45 @@ TEST_CASE("run: without address space a start is -ENOMEM with a reason, and noth
     CHECK(end.exited(44));
     CHECK(end.said.find("no more coroutine stacks after") != std::string::npos);
     CHECK(lines_of(end.said) == 1);
+}
+
+TEST_CASE("run: where io_uring is forbidden or missing, one line says so and what helps")
+{
+    const struct {
+        int error, rc;
+        const char *cure;
+    } cases[] = {
+        {EPERM, -EPERM, "kernel.io_uring_disabled"},
+        {EACCES, -EPERM, "seccomp"},
+        {ENOSYS, -ENOSYS, "Linux 6.1"},
+        {EINVAL, -ENOSYS, "Linux 6.1"},
+        {ENOMEM, -ENOMEM, "WHORL_RING_ENTRIES"},
+        {ENFILE, -ENFILE, "ulimit -n"},
+    };
+    for (const auto &one : cases) {
+        ChildEnd end = in_child([&] {
+            CHILD_REQUIRE(forbid(SYS_io_uring_setup, one.error));
+            CHILD_REQUIRE(wh_run(return_seven, nullptr, nullptr) == one.rc);
+            return 3;
+        });
+        INFO(strerror(one.error) << ": " << end.how());
+        CHECK(end.exited(3));
+        CHECK(lines_of(end.said) == 1);
+        CHECK(end.said.find(one.cure) != std::string::npos);
+    }
+}
+
+TEST_CASE("run: without io_uring wh_caps still answers")
+{
+    ChildEnd end = in_child([] {
+        CHILD_REQUIRE(forbid(SYS_io_uring_setup, EPERM));
+        char buf[256];
+        CHILD_REQUIRE(wh_caps(buf, sizeof buf) >= 0);
+        CHILD_REQUIRE(!strstr(buf, "single_issuer"));
+        return 3;
+    });
+    INFO(end.how());
+    CHECK(end.exited(3));
 }
 
 TEST_CASE("run: without descriptors it is -EMFILE and one line")

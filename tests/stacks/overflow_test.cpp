@@ -30,8 +30,9 @@ __attribute__((visibility("default"), noinline)) int sink_deeper(int depth)
 /* A frame larger than any guard: only probing it page by page meets the guard. */
 __attribute__((visibility("default"), noinline)) int sink_at_once(int depth)
 {
-    volatile char frame[300 * 1024];
+    char frame[300 * 1024];
     frame[0] = static_cast<char>(depth);
+    __asm__ volatile("" ::"r"(frame) : "memory"); /* all of it is there */
     return frame[0];
 }
 }
