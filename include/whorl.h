@@ -5,6 +5,7 @@
 #define WHORL_H
 
 #include <whorl/coro.h>
+#include <whorl/ctx.h>
 #include <whorl/io.h>
 #include <whorl/net.h>
 #include <whorl/run.h>

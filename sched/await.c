@@ -10,6 +10,9 @@
  * descriptor is not closed. While it waits for them (fd->closer), none begins: one that did would
  * keep the file open after the close, and nobody would ever end it.
  *
+ * A select waits for descriptors by polls of its own, several at a time; they are in the list too.
+ * Whatever wakes the select, it waits for the completion of them all before it returns.
+ *
  * The kernel can miss an operation that it is asked to cancel: one that is between two of its hands
  * (a poll that has fired and its retry, or the way to a worker thread). So asking is repeated, ever
  * more slowly, until the operation has ended.
@@ -35,9 +38,9 @@ static bool op_withdraw(wh_coro *coro)
     return false; /* its completion wakes the coroutine */
 }
 
-const struct wait_kind wait_op = {"operation", op_withdraw};
+const struct wait_kind wait_op = {.withdraw = op_withdraw};
 
-static const struct wait_kind wait_op_shielded = {"operation", NULL};
+static const struct wait_kind wait_op_shielded = {.reason = NULL};
 
 /* The list of the descriptor that the operation is on; NULL when it is on none. */
 static inline struct fd_waiters *waiters_of(const struct worker *w, const struct op *op)
@@ -46,14 +49,29 @@ static inline struct fd_waiters *waiters_of(const struct worker *w, const struct
     return listed ? &w->fds[op->fd] : NULL;
 }
 
-static inline void waiters_leave(struct fd_waiters *fd, wh_coro *self)
+/* A closer is woken behind those that leave, and until it has run nobody can begin anew. */
+static inline void waiters_left(struct fd_waiters *fd)
 {
-    wh_coro **at = &fd->first;
-    while (*at != self)
-        at = &(*at)->fd_next;
-    *at = self->fd_next;
-    if (unlikely(fd->closer && !fd->first))
+    wh_assert(fd->leaving > 0);
+    fd->leaving--;
+    if (unlikely(fd->closer && !fd->leaving && !fd->first && !fd->polls))
         wake(fd->closer, 0);
+}
+
+void op_completed(struct op *op)
+{
+    wh_coro *coro = container_of(op, wh_coro, op);
+    wh_assert(coro->state == CORO_PARKED);
+    struct fd_waiters *fd = waiters_of(coro->worker, op);
+    if (fd) {
+        /* Now, because the run queue wants the link. */
+        wh_coro **at = &fd->first;
+        while (*at != coro)
+            at = &(*at)->next;
+        *at = coro->next;
+        fd->leaving++;
+    }
+    wake(coro, coro->wake); /* keeps why it was interrupted, if it was */
 }
 
 static int32_t submit_and_park(wh_coro *self, const struct wait_kind *kind)
@@ -63,7 +81,7 @@ static int32_t submit_and_park(wh_coro *self, const struct wait_kind *kind)
     if (fd) {
         if (unlikely(fd->closer))
             return -EBADF;
-        self->fd_next = fd->first;
+        self->next = fd->first;
         fd->first = self;
     }
     w->ops_in_flight++;
@@ -71,7 +89,7 @@ static int32_t submit_and_park(wh_coro *self, const struct wait_kind *kind)
     int why = park(self, kind);
     w->ops_in_flight--;
     if (fd)
-        waiters_leave(fd, self);
+        waiters_left(fd);
 
     wh_assert(self->op.state == OP_DONE);
     self->op.state = OP_IDLE;
@@ -121,7 +139,90 @@ int32_t op_await_shielded(wh_coro *self)
     return submit_and_park(self, &wait_op_shielded);
 }
 
-static const struct wait_kind wait_close = {"close", NULL};
+/* ---- The polls of a select ---- */
+
+int poll_start(wh_coro *self, struct poll_wait *poll, int fd, short events)
+{
+    struct worker *w = self->worker;
+    poll->op = (struct op){.code = OP_POLL, .fd = fd, .flags = (uint32_t)events, .shared = true};
+    poll->waiter.coro = self;
+    struct fd_waiters *waiters = waiters_of(w, &poll->op);
+    if (waiters) {
+        if (waiters->closer)
+            return -EBADF;
+        poll->fd_next = waiters->polls;
+        waiters->polls = poll;
+    }
+    poll->next = self->polls;
+    self->polls = poll;
+    w->ops_in_flight++;
+    engine_submit(w->engine, &poll->op);
+    return 0;
+}
+
+void poll_cancel(struct poll_wait *poll)
+{
+    engine_cancel(poll->waiter.coro->worker->engine, &poll->op);
+}
+
+static bool polls_withdraw(wh_coro *coro)
+{
+    (void)coro;
+    return false;
+}
+
+static const struct wait_kind wait_polls = {.reason = "select", .withdraw = polls_withdraw, .has_polls = true};
+
+void polls_await(wh_coro *self)
+{
+    while (self->polls)
+        park(self, &wait_polls);
+}
+
+/* Off the coroutine's list and its descriptor's. */
+static void poll_leave(struct poll_wait *poll)
+{
+    struct poll_wait **at = &poll->waiter.coro->polls;
+    while (*at != poll)
+        at = &(*at)->next;
+    *at = poll->next;
+
+    struct fd_waiters *fd = waiters_of(poll->waiter.coro->worker, &poll->op);
+    if (!fd)
+        return;
+    for (at = &fd->polls; *at != poll; at = &(*at)->fd_next)
+        ;
+    *at = poll->fd_next;
+    fd->leaving++;
+}
+
+void poll_completed(struct op *op)
+{
+    struct poll_wait *poll = container_of(op, struct poll_wait, op);
+    wh_coro *coro = poll->waiter.coro;
+    poll_leave(poll);
+    coro->worker->ops_in_flight--;
+    /* The first wakes the select; while that awaits the others, the last does. */
+    if (!waiter_waits(&poll->waiter))
+        return;
+    if (wait_kind_of(coro) != &wait_polls)
+        waiter_wake(&poll->waiter, 1);
+    else if (!coro->polls)
+        wake(coro, 0);
+}
+
+void poll_finish(struct poll_wait *poll)
+{
+    wh_assert(poll->op.state == OP_DONE);
+    poll->op.state = OP_IDLE;
+    struct fd_waiters *fd = waiters_of(poll->waiter.coro->worker, &poll->op);
+    if (fd)
+        waiters_left(fd);
+}
+
+/* ---- Closing ---- */
+
+static const struct wait_kind wait_close = {.reason = "close"};
 
 int fd_end_operations(wh_coro *self, int number)
 {
@@ -131,12 +232,13 @@ int fd_end_operations(wh_coro *self, int number)
     struct fd_waiters *fd = &w->fds[number];
     if (unlikely(fd->closer))
         return -EBADF;
-    if (likely(!fd->first))
+    if (likely(!fd->first && !fd->polls && !fd->leaving))
         return 0;
 
-    for (wh_coro *coro = fd->first; coro; coro = coro->fd_next)
-        if (coro->state == CORO_PARKED)
-            interrupt(coro, -EBADF);
+    for (wh_coro *coro = fd->first; coro; coro = coro->next)
+        interrupt(coro, -EBADF);
+    for (struct poll_wait *poll = fd->polls; poll; poll = poll->fd_next)
+        poll_cancel(poll);
     fd->closer = self;
     park(self, &wait_close); /* until the last has left */
     fd->closer = NULL;

@@ -149,19 +149,21 @@ static inline wh_coro *create(struct worker *w, int size_class)
     return coro;
 }
 
-/* Makes it a coroutine that will call fn, and queues it. */
+/* Makes it a coroutine that will call fn in the ambient context of `from`, and queues it. */
 static inline void start(struct worker *w, wh_coro *coro, struct wh_site *site, unsigned flags,
-                         void (*fn)(void), const uintptr_t *words)
+                         const wh_coro *from, void (*fn)(void), const uintptr_t *words)
 {
     coro->worker = w;
     coro->state = CORO_NEW;
     coro->flags = (uint8_t)flags;
     coro->id = (uint32_t)++w->started;
-    coro->deadline_ns = w->current->deadline_ns;
+    coro->deadline_ns = from->deadline_ns;
+    coro->ctx = NULL;
+    if (unlikely(from->ctx))
+        ctx_adopt(coro, from->ctx);
     coro->stack = NULL;
     coro->site = site;
     coro->joiner = NULL;
-    timer_init(&coro->timer);
     coro->start.fn = fn;
     for (unsigned i = 0; i < site->args; i++)
         coro->start.words[i] = words[i];
@@ -190,7 +192,7 @@ int coro_start_root(struct worker *w, struct wh_site *site, void (*fn)(void),
     wh_coro *coro = create(w, w->stack_class);
     if (!coro)
         return -ENOMEM;
-    start(w, coro, site, CORO_DETACHED, fn, words);
+    start(w, coro, site, CORO_DETACHED, &w->loop, fn, words);
     w->root = coro;
     return 0;
 }
@@ -215,9 +217,41 @@ int wh_start_(struct wh_site *site, wh_coro **ret_coro, const wh_spawn_options *
     }
     if (unlikely(!coro))
         return -ENOMEM;
-    start(w, coro, site, ret_coro ? 0 : CORO_DETACHED, fn, words);
+    start(w, coro, site, ret_coro ? 0 : CORO_DETACHED, self, fn, words);
     if (ret_coro)
         *ret_coro = coro;
+    return 0;
+}
+
+wh_coro *coro_reserve(struct worker *w)
+{
+    return create(w, w->stack_class);
+}
+
+void coro_unreserve(wh_coro *coro)
+{
+    struct worker *w = worker_tls;
+    stack_unreserve(&w->stacks, coro->stack_class);
+    slab_give(w, coro);
+}
+
+void coro_start(wh_coro *coro, struct wh_site *site, void (*fn)(void), const uintptr_t *words)
+{
+    struct worker *w = worker_tls;
+    start(w, coro, site, CORO_DETACHED, &w->loop, fn, words);
+}
+
+int coro_start_hooked(wh_coro *self, struct wh_site *site, void (*fn)(void), const uintptr_t *words,
+                      struct end_hook *hook)
+{
+    struct worker *w = self->worker;
+    if (unlikely(w->ending))
+        return -ECANCELED;
+    wh_coro *coro = create(w, w->stack_class);
+    if (unlikely(!coro))
+        return -ENOMEM;
+    start(w, coro, site, CORO_DETACHED | CORO_HOOKED, self, fn, words);
+    coro->hook = hook;
     return 0;
 }
 
@@ -298,6 +332,8 @@ __attribute__((always_inline, noreturn)) static inline void finish(wh_coro *self
     wh_assert(w->current == self);
     if (timer_armed(&self->timer))
         wheel_cancel(&w->wheel, &self->timer);
+    if (unlikely(self->ctx))
+        ctx_abandon(self);
     if (unlikely(self->extra)) {
         mem_free(self->extra);
         self->extra = NULL;
@@ -314,14 +350,18 @@ __attribute__((always_inline, noreturn)) static inline void finish(wh_coro *self
         w->budget = 0; /* the loop is next: it ends the rest */
     }
 
-    wh_coro *joiner = self->joiner;
+    struct waiter *joiner = self->joiner;
+    if (unlikely(self->flags & CORO_HOOKED))
+        self->hook->ended(self->hook, self, value);
     self->state = CORO_DEAD;
     self->value = value;
     if (self->flags & CORO_DETACHED)
         slab_give(w, self);
-    else if (joiner) {
-        self->flags |= CORO_JOINED;
-        wake(joiner, 0);
+    else if (joiner && waiter_waits(joiner)) {
+        /* A join has the handle from here on; a select only learns of the end. */
+        if (joiner == &joiner->coro->waiter)
+            self->flags |= CORO_JOINED;
+        waiter_wake(joiner, 1);
     }
     leave(self, stack);
 }
@@ -331,8 +371,10 @@ void context_main(struct context *context)
     wh_coro *self = container_of(context, wh_coro, context);
     sanitizer_arrive(&self->sanitizer);
     wh_assert(self->state == CORO_RUNNING);
-    const uintptr_t *a = self->start.words;
+    uintptr_t a[6];
+    memcpy(a, self->start.words, sizeof a);
     entry_fn fn = (entry_fn)self->start.fn;
+    timer_init(&self->timer); /* where the words were */
     uintptr_t raw = fn(a[0], a[1], a[2], a[3], a[4], a[5]);
     if (unlikely(self->extra))
         locals_destroy(self);
@@ -343,12 +385,13 @@ void context_main(struct context *context)
 
 static bool join_withdraw(wh_coro *coro)
 {
-    wh_assert(coro->joining->joiner == coro);
-    coro->joining->joiner = NULL;
+    wh_coro *joined = coro->waiter.data;
+    wh_assert(joined->joiner == &coro->waiter);
+    joined->joiner = NULL;
     return true;
 }
 
-static const struct wait_kind wait_join = {"join", join_withdraw};
+static const struct wait_kind wait_join = {.reason = "join", .withdraw = join_withdraw};
 
 int wh_join(wh_coro *coro, intptr_t *ret_value)
 {
@@ -363,8 +406,9 @@ int wh_join(wh_coro *coro, intptr_t *ret_value)
         if (rc < 0)
             return refuse(self, rc);
         deadline_arm(self);
-        coro->joiner = self;
-        self->joining = coro;
+        self->waiter.coro = self;
+        self->waiter.data = coro;
+        coro->joiner = &self->waiter;
         rc = park(self, &wait_join);
         if (rc < 0)
             return rc;
@@ -394,6 +438,10 @@ void wh_cancel(wh_coro *coro)
     wh_assert(coro->state != CORO_FREE);
     if (coro->state == CORO_DEAD || (coro->flags & CORO_CANCELLED))
         return;
+    if (coro->flags & CORO_SHIELDED) {
+        coro->flags |= CORO_CANCEL_NOTED;
+        return;
+    }
     coro->flags |= CORO_CANCELLED;
     if (coro->state == CORO_PARKED)
         interrupt(coro, -ECANCELED);
@@ -445,7 +493,6 @@ int coro_describe(const wh_coro *coro, char *buf, size_t size)
 
 const char *coro_waits_for(const wh_coro *coro)
 {
-    return coro->wait->withdraw == wait_op.withdraw || !coro->wait->withdraw
-               ? op_table[coro->op.code].name
-               : coro->wait->reason;
+    const char *reason = wait_kind_of(coro)->reason;
+    return reason ? reason : op_table[coro->op.code].name;
 }

@@ -23,22 +23,10 @@ static struct wh_scope enter(wh_coro *self, int64_t deadline_ns)
     return scope;
 }
 
-/* now + duration, or NEVER when that is beyond the end of time; 0 (past) for what is not positive.
- */
-static int64_t after(wh_coro *self, int64_t duration_ns)
-{
-    int64_t deadline_ns;
-    if (duration_ns <= 0)
-        return 0;
-    if (__builtin_add_overflow(clock_read(&self->worker->clock), duration_ns, &deadline_ns))
-        return WH_NEVER;
-    return deadline_ns;
-}
-
 struct wh_scope wh_scope_timeout_(int64_t duration_ns)
 {
     wh_coro *self = self_or_panic("WH_WITH_TIMEOUT");
-    return enter(self, after(self, duration_ns));
+    return enter(self, deadline_after(self, duration_ns));
 }
 
 struct wh_scope wh_scope_deadline_(int64_t time_ns)
@@ -58,7 +46,7 @@ static bool sleep_withdraw(wh_coro *coro)
     return true;
 }
 
-static const struct wait_kind wait_sleep = {"sleep", sleep_withdraw};
+static const struct wait_kind wait_sleep = {.reason = "sleep", .withdraw = sleep_withdraw};
 
 static int sleep_until(wh_coro *self, int64_t time_ns)
 {
@@ -92,5 +80,5 @@ int wh_sleep(int64_t duration_ns)
         wh_yield();
         return ended(self);
     }
-    return sleep_until(self, after(self, duration_ns));
+    return sleep_until(self, deadline_after(self, duration_ns));
 }

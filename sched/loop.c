@@ -38,6 +38,7 @@ enum {
     TIDY_SLICE_PERIOD_NS = 4000000, /* while busy */
     TIDY_SLICE = 64,                /* stacks dealt with at once */
     TIDY_PARKED_ROUNDS = 2,
+    EXPIRED_SLICE = 512,
     DEADLOCK_NAMED_MAX = 20,
 };
 
@@ -115,24 +116,55 @@ static bool tidy_quiet(const struct worker *w)
 
 /* ---- Waking ---- */
 
-static void expire_timers(struct worker *w)
+void alarm_arm(struct worker *w, struct alarm *alarm, int64_t deadline_ns)
 {
-    if (wheel_next(&w->wheel) > w->now_ns)
-        return;
+    wheel_arm(&w->alarms, &alarm->timer, deadline_ns);
+}
+
+void alarm_cancel(struct worker *w, struct alarm *alarm)
+{
+    if (timer_armed(&alarm->timer))
+        wheel_cancel(&w->alarms, &alarm->timer);
+}
+
+static void ring_alarms(struct worker *w)
+{
     struct list expired;
     list_init(&expired);
-    wheel_advance(&w->wheel, w->now_ns, &expired);
-    while (!list_empty(&expired))
-        deadline_fired(container_of(wheel_pop_expired(&expired), wh_coro, timer));
+    wheel_advance(&w->alarms, w->now_ns, &expired);
+    while (!list_empty(&expired)) {
+        struct timer *timer = wheel_pop_expired(&expired);
+        struct alarm *alarm = container_of(timer, struct alarm, timer);
+        alarm->fired(alarm);
+    }
+}
+
+/* Wakes, or interrupts, whose time has come: a slice of them, so that a hundred thousand at once do
+ * not keep the others waiting. */
+static void expire_timers(struct worker *w)
+{
+    if (wheel_next(&w->alarms) <= w->now_ns)
+        ring_alarms(w);
+    if (wheel_next(&w->wheel) <= w->now_ns)
+        wheel_advance(&w->wheel, w->now_ns, &w->expired);
+    for (int i = 0; i < EXPIRED_SLICE && !list_empty(&w->expired); i++)
+        deadline_fired(container_of(wheel_pop_expired(&w->expired), wh_coro, timer));
+}
+
+/* Whether there is more to do before the worker may sleep. */
+static inline bool more_to_do(const struct worker *w)
+{
+    return w->ready_first || !list_empty(&w->expired) || !list_empty(&w->sweeps);
 }
 
 static void wake_completed(struct op_list *done)
 {
     struct op *op;
     while ((op = op_list_pop(done))) {
-        wh_coro *coro = container_of(op, wh_coro, op);
-        wh_assert(coro->state == CORO_PARKED);
-        wake(coro, coro->wake); /* keeps why it was interrupted, if it was */
+        if (likely(!op->shared))
+            op_completed(op);
+        else
+            poll_completed(op);
     }
 }
 
@@ -141,6 +173,9 @@ static void wake_completed(struct op_list *done)
 static int64_t next_event_ns(const struct worker *w)
 {
     int64_t next = wheel_next(&w->wheel);
+    int64_t alarm = wheel_next(&w->alarms);
+    if (alarm < next)
+        next = alarm;
     if (w->ending && w->grace_end_ns < next)
         next = w->grace_end_ns;
     if (w->tidy_under_way)
@@ -304,9 +339,9 @@ void loop_run(struct worker *w)
     while (!over(w)) {
         w->turns++;
         struct op_list done = {NULL, NULL};
-        if (w->ready_first) {
+        if (more_to_do(w)) {
             engine_wait(w->engine, 0, &done);
-        } else if (w->ops_in_flight || w->wheel.armed || w->ending) {
+        } else if (w->ops_in_flight || w->wheel.armed || w->alarms.armed || w->ending) {
             idle(w, &done);
         } else {
             deadlock(w);
@@ -315,6 +350,8 @@ void loop_run(struct worker *w)
         w->now_ns = clock_sync(&w->clock);
         wake_completed(&done);
         expire_timers(w);
+        if (unlikely(!list_empty(&w->sweeps)))
+            ctx_sweep(w);
         tidy(w);
         if (w->ready_first) {
             run_ready(w);
@@ -327,6 +364,7 @@ void worker_validate(struct worker *w)
 {
     stack_pool_validate(&w->stacks);
     wheel_validate(&w->wheel);
+    wheel_validate(&w->alarms);
     size_t ready = 0;
     for (wh_coro *coro = w->ready_first; coro; coro = coro->next) {
         wh_assert(coro->state == CORO_NEW || coro->state == CORO_READY);

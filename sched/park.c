@@ -53,7 +53,7 @@ int park(wh_coro *self, const struct wait_kind *kind)
     if (unlikely(in_catch(w)))
         return park_in_catch(self, kind);
 
-    self->wait = kind;
+    wait_kind_set(self, kind);
     self->wake = 0;
     self->state = CORO_PARKED;
     switch_to(w, self, take_next(w));
@@ -126,12 +126,26 @@ void run_ready(struct worker *w)
 void interrupt(wh_coro *coro, int why)
 {
     wh_assert(coro->state == CORO_PARKED);
-    if (!coro->wait->withdraw)
+    bool (*withdraw)(wh_coro *coro) = wait_kind_of(coro)->withdraw;
+    if (!withdraw)
         return;
-    if (coro->wait->withdraw(coro))
+    if (withdraw(coro))
         wake(coro, why);
     else if (!coro->wake)
         coro->wake = why;
+}
+
+bool queue_withdraw(wh_coro *coro)
+{
+    list_remove(&coro->waiter.link);
+    return true;
+}
+
+int park_forever(wh_coro *self, const struct wait_kind *kind)
+{
+    list_init(&self->waiter.link);
+    deadline_arm(self);
+    return park(self, kind);
 }
 
 void deadline_fired(wh_coro *coro)

@@ -118,6 +118,10 @@ static int worker_init(struct worker *w, const wh_options *o)
     clock_init(&w->clock);
     w->now_ns = clock_now();
     wheel_init(&w->wheel, w->now_ns);
+    wheel_init(&w->alarms, w->now_ns);
+    list_init(&w->expired);
+    list_init(&w->sweeps);
+    w->random = (uint64_t)w->now_ns | 1;
     stack_pool_init(&w->stacks, o->stacks_max, !caps_masked("guard") && stack_guard_probe());
     w->stack_class = stack_class_of(o->stack_bytes);
     w->spin_ns = o->spin_ns < 0 ? 0 : o->spin_ns;
@@ -145,9 +149,12 @@ destroy_engine:
 static void cancel_op(wh_coro *coro, void *arg)
 {
     (void)arg;
-    if (coro->state == CORO_PARKED &&
-        (coro->op.state == OP_IN_FLIGHT || coro->op.state == OP_CANCELLING) &&
-        coro->wait->withdraw == wait_op.withdraw)
+    if (coro->state != CORO_PARKED)
+        return;
+    if (wait_kind_of(coro)->has_polls)
+        for (struct poll_wait *poll = coro->polls; poll; poll = poll->next)
+            poll_cancel(poll);
+    else if (wait_kind_of(coro) == &wait_op)
         engine_cancel(coro->worker->engine, &coro->op);
 }
 
@@ -182,6 +189,7 @@ static void worker_finish(struct worker *w)
     w->engine->type->destroy(w->engine);
     stack_pool_finish(&w->stacks);
     coro_slab_finish(w);
+    ctx_finish(w);
     munmap(w->fds, w->fds_count * sizeof *w->fds);
 }
 
@@ -247,7 +255,7 @@ void wh_stats_get(wh_stats *ret_stats)
         .ring_full = ring.full,
         .ring_overflows = ring.overflows,
         .ops_in_flight = w->ops_in_flight,
-        .timers_armed = w->wheel.armed,
+        .timers_armed = w->wheel.armed + w->alarms.armed,
         .loop_turns = w->turns,
         .spins = w->spins,
         .spins_paid = w->spins_paid,

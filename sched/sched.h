@@ -18,11 +18,21 @@
  * A coroutine is on one list at a time: the run queue (NEW, READY) or that of what it waits for.
  *
  * The one waiting mechanism: park(self, kind). Exactly one of these ends it:
- *   - what it waits for calls wake(coro, result): the peer of a join, the completion of an
- * operation;
+ *   - what it waits for calls wake(coro, result): a peer on a channel, a lock's holder, the end of
+ * a joined coroutine, the completion of an operation;
  *   - its deadline passes or it is cancelled: interrupt(coro, why) asks the kind to withdraw. A
  * kind that can, takes it off its list, and it is woken with `why`. An operation cannot (the kernel
  * has its memory): it asks the engine to cancel and only notes `why`; the completion wakes.
+ *
+ * Objects that coroutines wait for keep them in queues of waiters. A waiter is one reason to be
+ * woken. A plain wait has one, in the coroutine's descriptor; a select has one a case, all naming
+ * the same coroutine. Who wants to wake from a queue claims: queue_take() skips waiters whose
+ * coroutine is PARKED no more, because something else has woken it and it has not run yet to take
+ * its other waiters off their queues, which it does before anything else.
+ *
+ *      channel a: [w0]--[w1]          w1 and w3 are cases of one select: the first queue_take()
+ *      channel b: [w2]--[w3]--[w4]    that meets one of them claims the coroutine, the other is
+ *                                     skipped from then on
  *
  * Switching is direct: who parks takes the next off the run queue and switches to it. The loop (a
  * context like the others, on the thread's own stack) is switched to when the queue is empty or the
@@ -44,6 +54,7 @@
 #include "uring/engine.h"
 
 #include <whorl/coro.h>
+#include <whorl/ctx.h>
 #include <whorl/run.h>
 #include <whorl/time.h>
 
@@ -53,16 +64,36 @@ enum coro_state { CORO_FREE, CORO_NEW, CORO_READY, CORO_RUNNING, CORO_PARKED, CO
 
 enum coro_flag {
     CORO_CANCELLED = 1 << 0, /* wh_cancel() was called: every wait from here on fails */
-    CORO_DETACHED = 1 << 1,  /* nobody holds a handle: the descriptor is freed at the end */
-    CORO_JOINED = 1 << 2,    /* DEAD, and its joiner has been woken: the handle is that one's */
+    CORO_CTX_ENDED = 1 << 1, /* its context was cancelled: the same */
+    CORO_SHIELDED = 1 << 2,  /* in WH_SHIELD: wh_cancel() is only noted... */
+    CORO_CANCEL_NOTED = 1 << 3, /* ...here, and becomes CANCELLED when the shield is left */
+    CORO_DETACHED = 1 << 4, /* nobody holds a handle: the descriptor is freed at the end */
+    CORO_JOINED = 1 << 5,   /* DEAD, and its joiner has been woken: the handle is that one's */
+    CORO_HOOKED = 1 << 6,   /* DETACHED, and somebody is told of the end: `hook` */
 };
 
 /* Where a coroutine can park; one static object each. */
 struct wait_kind {
-    const char *reason; /* "join" */
+    const char *reason; /* "join"; NULL: the operation's name */
     /* Takes a parked coroutine off what it waits for and returns true, so that it can be woken; or
      * asks for its wait to end soon and returns false. NULL: it cannot be interrupted. */
     bool (*withdraw)(wh_coro *coro);
+    bool has_polls; /* coro->polls holds */
+};
+
+/* One reason for which a coroutine may be woken, in the queue of what it waits for. */
+struct waiter {
+    struct list link; /* linked, or pointing at itself */
+    wh_coro *coro;
+    union {
+        void *data;     /* a channel: the element that is sent, or where it goes */
+        uint64_t count; /* a semaphore: how many */
+    };
+};
+
+/* Told of a coroutine's end, on that coroutine, when its stack is about to go. Must not park. */
+struct end_hook {
+    void (*ended)(struct end_hook *hook, wh_coro *coro, intptr_t value);
 };
 
 /* What a coroutine has only if it asked for it. */
@@ -74,9 +105,11 @@ struct coro_extra {
 struct wh_coro {
     /* The line that a switch touches. */
     struct context context; /* first: context_main() gets its address */
-    wh_coro *next;          /* NEW, READY: in the run queue; FREE: in the slab */
+    wh_coro *next;          /* NEW, READY: in the run queue; PARKED for an operation: in the list of
+                               its descriptor; FREE: in the slab */
     struct worker *worker;
-    const struct wait_kind *wait; /* PARKED */
+    wh_ctx *ctx;  /* ambient; NULL: the background. Holds a reference */
+    int32_t wait; /* PARKED: the kind, see wait_kind_of() */
     int32_t wake; /* what wake() said; during an operation: why it was interrupted */
     uint8_t state;
     uint8_t flags;
@@ -86,13 +119,18 @@ struct wh_coro {
 
     /* Waiting. */
     int64_t deadline_ns; /* ambient */
-    struct timer timer;
     union {
         struct {
-            struct op op;     /* in flight while parked for it */
-            wh_coro *fd_next; /* in the list of its descriptor */
+            struct timer timer;
+            union {
+                struct op op; /* in flight while parked for it */
+                struct {
+                    struct waiter waiter;      /* while parked in a queue */
+                    const struct waiter *won;  /* which of its waiters woke it */
+                    struct poll_wait *polls;   /* of a select: those in flight */
+                };
+            };
         };
-        wh_coro *joining; /* while parked in a join */
         struct {
             void (*fn)(void);
             uintptr_t words[6];
@@ -103,15 +141,17 @@ struct wh_coro {
     struct stack *stack; /* RUNNING, READY, PARKED */
     struct wh_site *site;
     union {
-        wh_coro *joiner; /* until DEAD */
-        intptr_t value;  /* DEAD */
+        struct waiter *joiner; /* until DEAD */
+        struct end_hook *hook; /* until DEAD, if HOOKED */
+        intptr_t value;        /* DEAD */
     };
     struct coro_extra *extra;
+    struct list ctx_link; /* among the members of ctx */
     struct sanitizer sanitizer;
 } __attribute__((aligned(64)));
 
 static_assert(offsetof(wh_coro, context) == 0, "context_entry passes the coroutine's address");
-#ifndef WHORL_ASAN
+#if !defined(WHORL_ASAN) && !defined(WHORL_TSAN)
 static_assert(sizeof(wh_coro) == 192, "three cache lines: a parked million counts every byte");
 #endif
 
@@ -122,10 +162,26 @@ struct exception_globals {
     unsigned uncaught;
 };
 
-/* Who has an operation in flight on a descriptor. */
+/* An operation of a select, which has several: a poll, whose memory nobody has. */
+struct poll_wait {
+    struct op op;
+    struct waiter waiter; /* in no queue: names the coroutine */
+    struct poll_wait *next;    /* of the same coroutine */
+    struct poll_wait *fd_next; /* on the same descriptor */
+};
+
+/* Who has an operation on a descriptor. */
 struct fd_waiters {
-    wh_coro *first;  /* linked by fd_next */
-    wh_coro *closer; /* waits for them to leave */
+    wh_coro *first;          /* in flight; linked by next */
+    struct poll_wait *polls; /* the same, of selects */
+    wh_coro *closer;         /* waits for all of them to leave */
+    uint32_t leaving;        /* completed, and their coroutines have not run since */
+};
+
+/* A timer that belongs to no coroutine. */
+struct alarm {
+    struct timer timer;
+    void (*fired)(struct alarm *alarm); /* on the loop */
 };
 
 struct worker {
@@ -153,7 +209,13 @@ struct worker {
     uint64_t ended;
     int stack_class; /* of who asks for none */
     struct stack_pool stacks;
-    struct wheel wheel;
+    struct wheel wheel;   /* of coroutines' timers */
+    struct wheel alarms;
+    struct list expired;  /* coroutines' timers, when many came at once */
+    struct list sweeps;   /* contexts being cancelled (ctx.c) */
+    struct ctx_chunk *ctx_chunks;
+    wh_ctx *ctx_free;
+    uint64_t random;
 
     /* The loop's own. */
     int32_t budget_full;  /* adapted: about a fifth of a millisecond of switches */
@@ -180,6 +242,20 @@ struct worker {
     int64_t grace_end_ns;
     int result;
 };
+
+/* The kind a coroutine is parked for is kept as its distance from this one: kinds are static
+ * objects of one library, and a descriptor has no eight bytes to spare. */
+extern const struct wait_kind wait_op;
+
+static inline const struct wait_kind *wait_kind_of(const wh_coro *coro)
+{
+    return (const struct wait_kind *)((intptr_t)&wait_op + coro->wait);
+}
+
+static inline void wait_kind_set(wh_coro *coro, const struct wait_kind *kind)
+{
+    coro->wait = (int32_t)((intptr_t)kind - (intptr_t)&wait_op);
+}
 
 extern __thread struct worker *worker_tls __attribute__((tls_model("initial-exec")));
 
@@ -239,14 +315,35 @@ static inline bool deadline_passed(const wh_coro *self)
                                               self->deadline_ns <= clock_sync(&w->clock));
 }
 
+/* now + duration, or NEVER when that is beyond the end of time; 0 (past) for what is not positive.
+ */
+static inline int64_t deadline_after(const wh_coro *self, int64_t duration_ns)
+{
+    int64_t deadline_ns;
+    if (duration_ns <= 0)
+        return 0;
+    if (__builtin_add_overflow(clock_read(&self->worker->clock), duration_ns, &deadline_ns))
+        return WH_NEVER;
+    return deadline_ns;
+}
+
 /* Why the running coroutine may not wait any more: -ECANCELED, -ETIMEDOUT, or 0. */
 static inline int ended(const wh_coro *self)
 {
-    if (unlikely(self->flags & CORO_CANCELLED))
+    if (unlikely(self->flags & (CORO_CANCELLED | CORO_CTX_ENDED)))
         return -ECANCELED;
     if (self->deadline_ns != WH_NEVER && unlikely(deadline_passed(self)))
         return -ETIMEDOUT;
     return 0;
+}
+
+/* The same as of the loop's last turn, without a look at the clock: for calls that cost less than
+ * the look. */
+static inline int ended_by_turn(const wh_coro *self)
+{
+    if (unlikely(self->flags & (CORO_CANCELLED | CORO_CTX_ENDED)))
+        return -ECANCELED;
+    return unlikely(self->deadline_ns <= self->worker->now_ns) ? -ETIMEDOUT : 0;
 }
 
 /* Returns rc, which is why a call is refused; every so often after the loop has run: a coroutine
@@ -266,6 +363,70 @@ static inline void deadline_arm(wh_coro *self)
     wheel_arm(&self->worker->wheel, &self->timer, self->deadline_ns);
 }
 
+/* ---- Queues of waiters ---- */
+
+/* Whether the waiter's coroutine is still waiting for it: see the head of this file. */
+static inline bool waiter_waits(const struct waiter *waiter)
+{
+    return waiter->coro->state == CORO_PARKED;
+}
+
+/* Takes the first that waits off the queue; NULL when there is none. The caller wakes it before
+ * anything else runs. */
+static inline struct waiter *queue_take(struct list *queue)
+{
+    while (!list_empty(queue)) {
+        struct waiter *waiter = container_of(queue->next, struct waiter, link);
+        list_remove(&waiter->link);
+        if (likely(waiter_waits(waiter)))
+            return waiter;
+    }
+    return NULL;
+}
+
+/* The first that waits, left where it is; NULL when there is none. */
+static inline struct waiter *queue_first(struct list *queue)
+{
+    while (!list_empty(queue)) {
+        struct waiter *waiter = container_of(queue->next, struct waiter, link);
+        if (likely(waiter_waits(waiter)))
+            return waiter;
+        list_remove(&waiter->link);
+    }
+    return NULL;
+}
+
+static inline void waiter_wake(struct waiter *waiter, int result)
+{
+    waiter->coro->won = waiter;
+    wake(waiter->coro, result);
+}
+
+/* Wakes all that wait in the queue. */
+static inline void queue_wake_all(struct list *queue, int result)
+{
+    struct waiter *waiter;
+    while ((waiter = queue_take(queue)))
+        waiter_wake(waiter, result);
+}
+
+/* For kinds that wait in a queue: takes the coroutine's own waiter off. */
+bool queue_withdraw(wh_coro *coro);
+
+/* Parks the running coroutine at the tail of the queue, under its ambient context. self->waiter's
+ * data or count is the caller's to set before. Returns what the waker said, or -ETIMEDOUT or
+ * -ECANCELED, and then it is off the queue. */
+static inline int queue_park(wh_coro *self, struct list *queue, const struct wait_kind *kind)
+{
+    self->waiter.coro = self;
+    list_push_back(queue, &self->waiter.link);
+    deadline_arm(self);
+    return park(self, kind);
+}
+
+/* Parks for good, until its deadline or a cancel: what a nil channel does. */
+int park_forever(wh_coro *self, const struct wait_kind *kind);
+
 /* A coroutine's timer has fired. */
 void deadline_fired(wh_coro *coro);
 
@@ -273,8 +434,6 @@ void deadline_fired(wh_coro *coro);
 void run_ready(struct worker *w);
 
 /* ---- Operations (await.c) ---- */
-
-extern const struct wait_kind wait_op;
 
 /*
  * Submits the operation prepared in self->op and parks until it is completed. Returns its result;
@@ -287,12 +446,39 @@ int32_t op_await(wh_coro *self, int flags);
 /* The same without regard to deadline and cancel. */
 int32_t op_await_shielded(wh_coro *self);
 
+/* Starts a poll of the coroutine's select: the coroutine is about to park. Returns 0 or -EBADF. */
+int poll_start(wh_coro *self, struct poll_wait *poll, int fd, short events);
+
+/* Asks for a poll that is in flight to end. */
+void poll_cancel(struct poll_wait *poll);
+
+/* Parks until all the coroutine's polls are completed, whatever else happens. */
+void polls_await(wh_coro *self);
+
+/* The coroutine has taken note of a completed poll. */
+void poll_finish(struct poll_wait *poll);
+
+/* The engine has completed an operation of a coroutine's own, or one of a select. */
+void op_completed(struct op *op);
+void poll_completed(struct op *op);
+
 /* Ends all operations in flight on the descriptor (-EBADF) and returns when their coroutines have
  * taken note; the caller then submits the close without parking in between. Returns 0, or -EBADF
  * when another coroutine is closing it. */
 int fd_end_operations(wh_coro *self, int fd);
 
 /* ---- Coroutines (coro.c) ---- */
+
+/* A descriptor with a stack reserved, for coro_start(); NULL without memory. */
+wh_coro *coro_reserve(struct worker *w);
+void coro_unreserve(wh_coro *coro);
+
+/* Starts fn on a reserved descriptor, detached, in the background. */
+void coro_start(wh_coro *coro, struct wh_site *site, void (*fn)(void), const uintptr_t *words);
+
+/* Starts fn as wh_go() does, and tells the hook of its end. */
+int coro_start_hooked(wh_coro *self, struct wh_site *site, void (*fn)(void), const uintptr_t *words,
+                      struct end_hook *hook);
 
 /* Starts the root. Returns 0 or -ENOMEM. */
 int coro_start_root(struct worker *w, struct wh_site *site, void (*fn)(void),
@@ -318,7 +504,40 @@ struct coro_extra *coro_extra_get(wh_coro *self);
 /* Runs the destructors of a coroutine's locals, on it. */
 void locals_destroy(wh_coro *self);
 
+/* ---- Contexts (ctx.c) ---- */
+
+/* Makes the coroutine, which is NEW, a member of the context; NULL: of none. */
+void ctx_adopt(wh_coro *coro, wh_ctx *ctx);
+
+/* The coroutine ends: leaves its context. */
+COLD void ctx_abandon(wh_coro *coro);
+
+/* A slice of what is left to cancel. */
+void ctx_sweep(struct worker *w);
+
+/* For select and whoever waits for the end of a context. */
+int64_t ctx_deadline(const wh_ctx *ctx);
+int ctx_ended(const wh_ctx *ctx);
+struct list *ctx_waiters(wh_ctx *ctx);
+
+void ctx_finish(struct worker *w);
+
 /* ---- The loop (loop.c) ---- */
+
+void alarm_arm(struct worker *w, struct alarm *alarm, int64_t deadline_ns);
+void alarm_cancel(struct worker *w, struct alarm *alarm);
+
+/* A number from 0 to below - 1, each as likely. */
+static inline uint32_t random_below(struct worker *w, uint32_t below)
+{
+    /* xorshift64* (Vigna 2016); the high half, scaled. */
+    uint64_t x = w->random;
+    x ^= x >> 12;
+    x ^= x << 25;
+    x ^= x >> 27;
+    w->random = x;
+    return (uint32_t)(((x * UINT64_C(2685821657736338717) >> 32) * below) >> 32);
+}
 
 void loop_run(struct worker *w);
 

@@ -73,6 +73,8 @@ void wheel_cancel(struct wheel *wheel, struct timer *timer)
     struct list *next = timer->link.next;
     list_unlink(&timer->link);
     timer->link.next = NULL;
+    if (unlikely(timer->deadline_ns < 0)) /* in a list of expired ones */
+        return;
     wheel->armed--;
     /* Only a slot's head can be left alone in its list. */
     if (next->next == next)
@@ -102,6 +104,7 @@ void wheel_advance(struct wheel *wheel, int64_t now_ns, struct list *expired)
             __builtin_prefetch(due.next->next); /* far timers are cold */
             if (tick_ceil(timer->deadline_ns) <= start) {
                 list_push_back(expired, &timer->link);
+                timer->deadline_ns = ~timer->deadline_ns;
                 wheel->armed--;
             } else {
                 place(wheel, timer);

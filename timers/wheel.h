@@ -38,7 +38,11 @@ enum { WHEEL_TICK_SHIFT = 14, WHEEL_LEVEL_SHIFT = 6, WHEEL_LEVELS = 9 };
 /* Never: what wheel_next() says of an empty wheel. A deadline of this value cannot be armed. */
 #define WHEEL_NEVER INT64_MAX
 
-/* Embedded in what it times. link.next is NULL while it is not armed. */
+/*
+ * Embedded in what it times. link.next is NULL while it is not armed. One that is in a list of
+ * expired timers still counts as armed, and cancelling it takes it off that list: its deadline is
+ * then stored inverted, which makes it negative.
+ */
 struct timer {
     struct list link;
     int64_t deadline_ns;
@@ -73,8 +77,8 @@ void wheel_cancel(struct wheel *wheel, struct timer *timer);
 
 /*
  * Moves the current tick to now_ns (going back does nothing) and appends every timer whose deadline
- * has come to `expired`, in the order of their slots, disarmed but linked: take each with
- * wheel_pop_expired().
+ * has come to `expired`, in the order of their slots: take each with wheel_pop_expired(), now or
+ * later.
  */
 void wheel_advance(struct wheel *wheel, int64_t now_ns, struct list *expired);
 
@@ -82,6 +86,7 @@ static inline struct timer *wheel_pop_expired(struct list *expired)
 {
     struct timer *timer = container_of(list_pop_front(expired), struct timer, link);
     timer->link.next = NULL;
+    timer->deadline_ns = ~timer->deadline_ns;
     return timer;
 }
 

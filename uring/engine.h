@@ -52,6 +52,7 @@ struct op {
     uint8_t code;
     uint8_t state;
     uint8_t asks; /* for the owner's use: how often it has asked for a cancel */
+    bool shared;  /* for the owner's use: it has several in flight */
     int32_t fd;
     uint64_t addr; /* these four mean what the row of op_table says */
     uint64_t off;

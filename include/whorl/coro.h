@@ -63,7 +63,7 @@ typedef struct wh_spawn_options {
  *             regions vm.max_map_count); nothing was started
  *   -ECANCELED  the run is ending: nothing new starts
  */
-#define wh_go(...) WH_START_(NULL, NULL, __VA_ARGS__)
+#define wh_go(...) WH_START_(wh_start_, NULL, NULL, __VA_ARGS__)
 
 /*
  * wh_spawn(&coro, options, fn, args...): the same, and stores a handle that must be given to
@@ -72,14 +72,15 @@ typedef struct wh_spawn_options {
  *   -EINVAL   stack_bytes is larger than the largest class (8 MiB)
  * On failure the handle is left untouched.
  */
-#define wh_spawn(ret_coro, options, ...) WH_START_((ret_coro), (options), __VA_ARGS__)
+#define wh_spawn(ret_coro, options, ...) WH_START_(wh_start_, (ret_coro), (options), __VA_ARGS__)
 
 /*
  * Waits until the coroutine has ended and gives its handle back. ret_value, unless NULL, receives
  * what its function returned, widened (signed) to a word; 0 for a void function. May park. Returns
  * 0; or, with the handle still owned by the caller and the coroutine still running,
  *   -ETIMEDOUT, -ECANCELED   the caller's deadline passed, or the caller was cancelled; a coroutine
- *                            that was lent the caller's own memory must be told to end otherwise
+ *                            that was lent the caller's own memory is joined in a WH_SHIELD
+ *                            (whorl/ctx.h), or belongs in a group (whorl/group.h)
  *   -EDEADLK                 the coroutine is the caller itself
  *   -EBUSY                   another coroutine is joining it already
  */
@@ -92,8 +93,10 @@ WH_API void wh_detach(wh_coro *coro);
 /*
  * Asks a coroutine to end: the parking call it is in, and every later one, returns -ECANCELED. What
  * such a call has already achieved is returned instead (data that arrived, an accepted connection):
- * the call after it is the one that fails. Only asks: to know that it ended, join it. Cancelling
- * twice, or what has ended, does nothing. The handle is borrowed. Does not park.
+ * the call after it is the one that fails. Only asks: to know that it ended, join it. What runs in
+ * a WH_SHIELD (whorl/ctx.h) goes on to the shield's end first. Reaches that coroutine alone: to
+ * cancel what it started as well, use a context or a group. Cancelling twice, or what has ended,
+ * does nothing. The handle is borrowed. Does not park.
  */
 WH_API void wh_cancel(wh_coro *coro);
 
@@ -125,7 +128,10 @@ WH_API int wh_key_create(wh_key *ret_key, void (*destroy)(void *value));
 WH_API int wh_local_set(wh_key key, void *value);
 WH_API void *wh_local_get(wh_key key);
 
-/* ---- What the macros above stand on; not for direct use. ---- */
+/* ---- What the macros above stand on; not for direct use. ----
+ *
+ * WH_START_(starter, a, b, fn, args...) checks the call and makes it
+ * starter(site, a, b, fn, words). */
 
 WH_API int wh_start_(struct wh_site *site, wh_coro **ret_coro, const wh_spawn_options *options,
                      void (*fn)(void), const uintptr_t *words);
@@ -172,33 +178,36 @@ template <typename R> constexpr unsigned char ret_size()
         return sizeof(R);
 }
 
-template <typename R, typename... P, typename... A>
-inline int start(wh_site *site, wh_coro **ret_coro, const wh_spawn_options *options, R (*fn)(P...),
-                 A &&...args)
+template <typename S, typename R, typename... P, typename... A>
+inline int start(const S &starter, wh_site *site, R (*fn)(P...), A &&...args)
 {
     static_assert(sizeof...(P) <= 6, "wh_go: at most six arguments");
     static_assert(sizeof...(P) == sizeof...(A), "wh_go: wrong number of arguments");
     const uintptr_t words[7] = {word<P>(static_cast<A &&>(args))..., 0};
     site->args = sizeof...(P);
     site->ret_size = ret_size<R>();
-    return wh_start_(site, ret_coro, options, reinterpret_cast<void (*)(void)>(fn), words);
+    return starter(site, reinterpret_cast<void (*)(void)>(fn), words);
 }
 
 /* A lambda that captures nothing is a function; one that captures has no + and does not compile. */
-template <typename F, typename... A, std::enable_if_t<std::is_class<F>::value, int> = 0>
-inline int start(wh_site *site, wh_coro **ret_coro, const wh_spawn_options *options, const F &fn,
-                 A &&...args)
+template <typename S, typename F, typename... A,
+          std::enable_if_t<std::is_class<F>::value, int> = 0>
+inline int start(const S &starter, wh_site *site, const F &fn, A &&...args)
 {
-    return start(site, ret_coro, options, +fn, static_cast<A &&>(args)...);
+    return start(starter, site, +fn, static_cast<A &&>(args)...);
 }
 
 } // namespace whorl
 
-#define WH_START_(ret_coro, options, ...)                                                        \
+#define WH_START_(starter, a, b, ...)                                                            \
     __extension__({                                                                              \
         static struct wh_site wh_site_ = {                                                       \
             __FILE__, WH_NAME_OF_(WH_FIRST_(__VA_ARGS__, 0)), __LINE__, 0, 0, 0, 0, 0, nullptr}; \
-        ::whorl::start(&wh_site_, ret_coro, options, __VA_ARGS__);                               \
+        ::whorl::start(                                                                          \
+            [&](wh_site *wh_s_, void (*wh_f_)(void), const uintptr_t *wh_w_) {                   \
+                return starter(wh_s_, a, b, wh_f_, wh_w_);                                       \
+            },                                                                                   \
+            &wh_site_, __VA_ARGS__);                                                             \
     })
 
 #else
@@ -235,22 +244,22 @@ inline int start(wh_site *site, wh_coro **ret_coro, const wh_spawn_options *opti
 #define WH_RET_SIZE_(call) \
     ((WH_IS_VOID_(call) ? 0 : sizeof(WH_RESULT_(call))) + WH_MUST_BE_A_WORD_(WH_RESULT_(call)))
 
-#define WH_START_(ret_coro, options, ...) \
-    WH_START_N_(WH_ARGS_(__VA_ARGS__), ret_coro, options, __VA_ARGS__)
+#define WH_START_(starter, a, b, ...) \
+    WH_START_N_(WH_ARGS_(__VA_ARGS__), starter, a, b, __VA_ARGS__)
 #define WH_START_N_(n, ...) WH_START_M_(n, __VA_ARGS__)
-#define WH_START_M_(n, ret_coro, options, ...)                                               \
-    __extension__({                                                                          \
-        static struct wh_site wh_site_ = {__FILE__,                                          \
-                                          WH_NAME_OF_(WH_FIRST_(__VA_ARGS__, 0)),            \
-                                          __LINE__,                                          \
-                                          n,                                                 \
-                                          WH_RET_SIZE_((WH_CALL_##n##_(__VA_ARGS__))),       \
-                                          0,                                                 \
-                                          0,                                                 \
-                                          0,                                                 \
-                                          NULL};                                             \
-        wh_start_(&wh_site_, ret_coro, options, (void (*)(void))(WH_FIRST_(__VA_ARGS__, 0)), \
-                  (const uintptr_t[7]){WH_WORDS_##n##_(__VA_ARGS__)});                       \
+#define WH_START_M_(n, starter, a, b, ...)                                             \
+    __extension__({                                                                    \
+        static struct wh_site wh_site_ = {__FILE__,                                    \
+                                          WH_NAME_OF_(WH_FIRST_(__VA_ARGS__, 0)),      \
+                                          __LINE__,                                    \
+                                          n,                                           \
+                                          WH_RET_SIZE_((WH_CALL_##n##_(__VA_ARGS__))), \
+                                          0,                                           \
+                                          0,                                           \
+                                          0,                                           \
+                                          NULL};                                       \
+        starter(&wh_site_, a, b, (void (*)(void))(WH_FIRST_(__VA_ARGS__, 0)),          \
+                (const uintptr_t[7]){WH_WORDS_##n##_(__VA_ARGS__)});                   \
     })
 
 #endif

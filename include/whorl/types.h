@@ -9,6 +9,7 @@
 #ifndef WHORL_TYPES_H
 #define WHORL_TYPES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -33,6 +34,9 @@ typedef int wh_fd;
 
 /* A coroutine. Opaque; see whorl/coro.h for who owns one. */
 typedef struct wh_coro wh_coro;
+
+/* A context. Opaque; see whorl/ctx.h. */
+typedef struct wh_ctx wh_ctx;
 
 #define WH_NANOSECOND  INT64_C(1)
 #define WH_MICROSECOND INT64_C(1000)

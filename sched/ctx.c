@@ -1,0 +1,604 @@
+/*
+ * ctx.c: contexts: a tree of what can be cancelled together.
+ *
+ * A context knows its children, and its members: the coroutines whose ambient context it is. So
+ * cancelling reaches every wait without the waits knowing of contexts: it walks the tree, marks each
+ * member (CORO_CTX_ENDED), and interrupts those that are parked.
+ *
+ *      parent <--- ctx ---> members:  coro <-> coro <-> coro        (coro->ctx_link)
+ *                   |-----> children: branch <-> branch             (each in a child)
+ *                   |-----> waiters:  of selects that wait for its end
+ *                   `-----> afters:   functions to be started then
+ *
+ * References: of each handle, each child (on its parents), each member, each scope that will go
+ * back to it, each after-function, and of the sweep while it has the context in its list.
+ *
+ * Deadlines need nothing here: a member's own deadline is never later than its context's, because
+ * entering takes the earlier one and starting inherits it. Only after-functions arm a timer.
+ *
+ * The walk is the worker's sweep: a list of contexts that are cancelled and not yet walked through.
+ * A slice of it is done by wh_ctx_cancel() itself, the rest by the loop, a slice a turn, so that a
+ * hundred thousand waits do not stop the worker. Walked members and children are taken off the
+ * lists and linked with themselves; a member that comes to a cancelled context is marked at once and
+ * never listed. While a sweep is under way, a context may be below a cancelled one and not yet know:
+ * cause_of() looks upwards then.
+ *
+ * A context has one parent, and one more when it stands for a block under a handle that has nothing
+ * to do with the blocks around it: it ends with either.
+ */
+#include "sched/sched.h"
+
+#include <errno.h>
+
+enum {
+    SWEEP_SLICE = 256,
+    CTXS_A_CHUNK = 32,
+};
+
+/* Where a context stands among the children of a parent. */
+struct branch {
+    struct list link; /* linked, or pointing at itself */
+    wh_ctx *ctx;
+};
+
+struct wh_ctx {
+    struct branch branch; /* of parent; in the sweep: of its list */
+    struct list children;
+    struct list members;
+    struct list waiters;
+    struct list afters;
+    wh_ctx *parent;      /* NULL: the background. Of a shield: only for values */
+    int64_t deadline_ns; /* never later than the parents' */
+    uint32_t refs;
+    int32_t cause; /* 0: not cancelled, as far as it knows */
+    bool shield;
+    struct branch also_branch; /* of also */
+    wh_ctx *also;              /* the other parent, or NULL */
+    const void *key;
+    void *value;
+};
+
+struct ctx_chunk {
+    struct ctx_chunk *next;
+    wh_ctx ctx[CTXS_A_CHUNK];
+};
+
+struct wh_after {
+    struct list link; /* in ctx->afters, or pointing at itself */
+    struct alarm alarm;
+    wh_ctx *ctx;
+    wh_coro *coro; /* reserved; NULL once it has been started or dropped */
+    struct wh_site *site;
+    void (*fn)(void);
+    uintptr_t words[6];
+};
+
+/* Only their addresses and causes count: nothing is ever linked to them. */
+static wh_ctx background = {.deadline_ns = WH_NEVER};
+static wh_ctx no_memory = {.deadline_ns = WH_NEVER, .cause = -ENOMEM};
+
+static inline bool is_static(const wh_ctx *ctx)
+{
+    return ctx == &background || ctx == &no_memory;
+}
+
+/* ---- Memory ---- */
+
+COLD static bool slab_grow(struct worker *w)
+{
+    struct ctx_chunk *chunk = mem_alloc(sizeof *chunk);
+    if (!chunk)
+        return false;
+    chunk->next = w->ctx_chunks;
+    w->ctx_chunks = chunk;
+    for (int i = 0; i < CTXS_A_CHUNK; i++) {
+        chunk->ctx[i].parent = w->ctx_free;
+        w->ctx_free = &chunk->ctx[i];
+    }
+    return true;
+}
+
+void ctx_finish(struct worker *w)
+{
+    while (w->ctx_chunks) {
+        struct ctx_chunk *chunk = w->ctx_chunks;
+        w->ctx_chunks = chunk->next;
+        mem_free(chunk);
+    }
+}
+
+static inline wh_ctx *ref(wh_ctx *ctx)
+{
+    if (ctx)
+        ctx->refs++;
+    return ctx;
+}
+
+/* Gives a reference back, and what the context held if it was the last. */
+static void unref(struct worker *w, wh_ctx *ctx)
+{
+    while (ctx && --ctx->refs == 0) {
+        wh_assert(list_empty(&ctx->children) && list_empty(&ctx->members));
+        wh_assert(list_empty(&ctx->waiters) && list_empty(&ctx->afters));
+        list_unlink(&ctx->branch.link);
+        if (unlikely(ctx->also)) {
+            list_unlink(&ctx->also_branch.link);
+            unref(w, ctx->also); /* as deep as such blocks nest */
+        }
+        wh_ctx *parent = ctx->parent;
+        ctx->parent = w->ctx_free;
+        w->ctx_free = ctx;
+        ctx = parent;
+    }
+}
+
+/* The cause of the context's end, its own or that of one above; 0: none has been cancelled. */
+static int cause_of(const struct worker *w, const wh_ctx *ctx)
+{
+    if (likely(ctx->cause || list_empty(&w->sweeps)))
+        return ctx->cause;
+    for (; ctx; ctx = ctx->shield ? NULL : ctx->parent) {
+        if (ctx->cause)
+            return ctx->cause;
+        if (ctx->also) {
+            int cause = cause_of(w, ctx->also);
+            if (cause)
+                return cause;
+        }
+    }
+    return 0;
+}
+
+static inline wh_ctx *take(struct worker *w)
+{
+    if (unlikely(!w->ctx_free) && !slab_grow(w))
+        return NULL;
+    wh_ctx *ctx = w->ctx_free;
+    w->ctx_free = ctx->parent;
+    return ctx;
+}
+
+/* A context with one reference; NULL without memory. */
+static wh_ctx *create(struct worker *w, wh_ctx *parent, int64_t deadline_ns)
+{
+    wh_ctx *ctx = take(w);
+    if (unlikely(!ctx))
+        return NULL;
+    list_init(&ctx->children);
+    list_init(&ctx->members);
+    list_init(&ctx->waiters);
+    list_init(&ctx->afters);
+    list_init(&ctx->branch.link);
+    ctx->branch.ctx = ctx;
+    ctx->parent = ref(parent);
+    ctx->deadline_ns = deadline_ns;
+    ctx->refs = 1;
+    ctx->cause = 0;
+    ctx->shield = false;
+    ctx->also = NULL;
+    ctx->key = NULL;
+    if (parent) {
+        if (parent->deadline_ns < deadline_ns)
+            ctx->deadline_ns = parent->deadline_ns;
+        ctx->cause = cause_of(w, parent);
+        if (likely(!ctx->cause))
+            list_push_back(&parent->children, &ctx->branch.link);
+    }
+    return ctx;
+}
+
+/* ---- Creating ---- */
+
+static wh_ctx *create_for(wh_coro *self, wh_ctx *parent, int64_t deadline_ns)
+{
+    if (!parent) {
+        if (self->deadline_ns < deadline_ns)
+            deadline_ns = self->deadline_ns;
+        wh_ctx *ctx = create(self->worker, self->ctx, deadline_ns);
+        if (ctx && unlikely(self->flags & (CORO_CANCELLED | CORO_CTX_ENDED)) && !ctx->cause)
+            wh_ctx_cancel(ctx, 0);
+        return ctx;
+    }
+    if (unlikely(parent == &no_memory))
+        return NULL;
+    return create(self->worker, parent == &background ? NULL : parent, deadline_ns);
+}
+
+wh_ctx *wh_ctx_create(wh_ctx *parent)
+{
+    return create_for(self_or_panic("wh_ctx_create"), parent, WH_NEVER);
+}
+
+wh_ctx *wh_ctx_create_timeout(wh_ctx *parent, int64_t duration_ns)
+{
+    wh_coro *self = self_or_panic("wh_ctx_create_timeout");
+    return create_for(self, parent, deadline_after(self, duration_ns));
+}
+
+wh_ctx *wh_ctx_create_deadline(wh_ctx *parent, int64_t time_ns)
+{
+    return create_for(self_or_panic("wh_ctx_create_deadline"), parent, time_ns);
+}
+
+wh_ctx *wh_ctx_create_value(wh_ctx *parent, const void *key, void *value)
+{
+    wh_ctx *ctx = create_for(self_or_panic("wh_ctx_create_value"), parent, WH_NEVER);
+    if (ctx) {
+        ctx->key = key;
+        ctx->value = value;
+    }
+    return ctx;
+}
+
+wh_ctx *wh_ctx_background(void)
+{
+    return &background;
+}
+
+wh_ctx *wh_ctx_ref(wh_ctx *ctx)
+{
+    if (!is_static(ctx))
+        ctx->refs++;
+    return ctx;
+}
+
+void wh_ctx_unref(wh_ctx *ctx)
+{
+    if (ctx && !is_static(ctx))
+        unref(self_or_panic("wh_ctx_unref")->worker, ctx);
+}
+
+void wh_ctx_destroy(wh_ctx *ctx)
+{
+    if (!ctx || is_static(ctx))
+        return;
+    wh_ctx_cancel(ctx, 0);
+    wh_ctx_unref(ctx);
+}
+
+/* ---- Asking ---- */
+
+int ctx_ended(const wh_ctx *ctx)
+{
+    struct worker *w = worker_tls;
+    if (unlikely(is_static(ctx)))
+        return ctx->cause ? -ECANCELED : 0;
+    if (cause_of(w, ctx))
+        return -ECANCELED;
+    if (ctx->deadline_ns == WH_NEVER)
+        return 0;
+    return ctx->deadline_ns <= w->now_ns || ctx->deadline_ns <= clock_now() ? -ETIMEDOUT : 0;
+}
+
+int wh_ctx_err(wh_ctx *ctx)
+{
+    wh_coro *self = self_or_panic("wh_ctx_err");
+    return ctx ? ctx_ended(ctx) : ended(self);
+}
+
+int wh_ctx_cause(wh_ctx *ctx)
+{
+    wh_coro *self = self_or_panic("wh_ctx_cause");
+    const wh_ctx *of = ctx ? ctx : self->ctx;
+    int cause = !of ? 0 : is_static(of) ? of->cause : cause_of(self->worker, of);
+    return cause ? cause : wh_ctx_err(ctx);
+}
+
+int64_t ctx_deadline(const wh_ctx *ctx)
+{
+    return ctx->deadline_ns;
+}
+
+int64_t wh_ctx_deadline(wh_ctx *ctx)
+{
+    wh_coro *self = self_or_panic("wh_ctx_deadline");
+    return ctx ? ctx->deadline_ns : self->deadline_ns;
+}
+
+struct list *ctx_waiters(wh_ctx *ctx)
+{
+    return is_static(ctx) ? NULL : &ctx->waiters;
+}
+
+void *wh_ctx_value(wh_ctx *ctx, const void *key)
+{
+    wh_coro *self = self_or_panic("wh_ctx_value");
+    wh_assert(key);
+    const wh_ctx *at = ctx ? ctx : self->ctx;
+    for (; at; at = at->parent) {
+        if (at->key == key)
+            return at->value;
+        if (at->also) {
+            void *value = wh_ctx_value(at->also, key);
+            if (value)
+                return value;
+        }
+    }
+    return NULL;
+}
+
+/* ---- Cancelling ---- */
+
+/* Starts a function that waited for the end; off its context's list. */
+static void fire(struct worker *w, wh_after *after)
+{
+    wh_coro *coro = after->coro;
+    after->coro = NULL;
+    list_remove(&after->link);
+    alarm_cancel(w, &after->alarm);
+    if (unlikely(w->ending))
+        coro_unreserve(coro);
+    else
+        coro_start(coro, after->site, after->fn, after->words);
+}
+
+/* Marks the context and lists it for the sweep, which has a reference. */
+static void enlist(struct worker *w, wh_ctx *ctx, int cause)
+{
+    wh_assert(!ctx->cause && cause < 0);
+    ctx->cause = cause;
+    list_remove(&ctx->branch.link);
+    if (ctx->also)
+        list_remove(&ctx->also_branch.link);
+    list_push_back(&w->sweeps, &ctx->branch.link);
+    ref(ctx);
+}
+
+static void sweep_member(wh_coro *coro)
+{
+    list_remove(&coro->ctx_link);
+    coro->flags |= CORO_CTX_ENDED;
+    if (coro->state == CORO_PARKED)
+        interrupt(coro, -ECANCELED);
+}
+
+/* Walks through a context; returns what is left of the slice, 0: it is not done. */
+static int sweep_ctx(struct worker *w, wh_ctx *ctx, int left)
+{
+    for (; left && !list_empty(&ctx->members); left--)
+        sweep_member(container_of(ctx->members.next, wh_coro, ctx_link));
+    for (; left && !list_empty(&ctx->children); left--) {
+        struct branch *branch = container_of(ctx->children.next, struct branch, link);
+        if (branch->ctx->cause)
+            list_remove(&branch->link);
+        else
+            enlist(w, branch->ctx, ctx->cause);
+    }
+    for (; left && !list_empty(&ctx->afters); left--)
+        fire(w, container_of(ctx->afters.next, wh_after, link));
+    for (; left && !list_empty(&ctx->waiters); left--) {
+        struct waiter *waiter = queue_take(&ctx->waiters);
+        if (waiter)
+            waiter_wake(waiter, 1);
+    }
+    return left;
+}
+
+void ctx_sweep(struct worker *w)
+{
+    int left = SWEEP_SLICE;
+    while (!list_empty(&w->sweeps)) {
+        wh_ctx *ctx = container_of(w->sweeps.next, wh_ctx, branch.link);
+        left = sweep_ctx(w, ctx, left);
+        if (!left)
+            return;
+        list_remove(&ctx->branch.link);
+        unref(w, ctx);
+        left--; /* never 0 to begin with: an empty one costs, too */
+        if (!left)
+            return;
+    }
+}
+
+void wh_ctx_cancel(wh_ctx *ctx, int cause)
+{
+    wh_coro *self = self_or_panic("wh_ctx_cancel");
+    struct worker *w = self->worker;
+    if (!ctx)
+        ctx = self->ctx;
+    /* As of the loop's last turn: a look at the clock would cost more than the rest. */
+    if (!ctx || is_static(ctx) || cause_of(w, ctx) || ctx->deadline_ns <= w->now_ns)
+        return;
+    enlist(w, ctx, cause < 0 ? cause : -ECANCELED);
+    ctx_sweep(w);
+}
+
+/* ---- Members and blocks ---- */
+
+/* Makes the coroutine a member; the reference is the caller's to have taken. */
+static inline void join(wh_coro *coro, wh_ctx *ctx)
+{
+    coro->ctx = ctx;
+    if (!ctx)
+        return;
+    if (unlikely(cause_of(coro->worker, ctx))) {
+        coro->flags |= CORO_CTX_ENDED;
+        list_init(&coro->ctx_link);
+    } else {
+        list_push_back(&ctx->members, &coro->ctx_link);
+    }
+}
+
+void ctx_adopt(wh_coro *coro, wh_ctx *ctx)
+{
+    join(coro, ref(ctx));
+}
+
+void ctx_abandon(wh_coro *coro)
+{
+    list_unlink(&coro->ctx_link);
+    unref(coro->worker, coro->ctx);
+    coro->ctx = NULL;
+}
+
+/* Whether ctx ends whenever `above` does. */
+static bool descends(const wh_ctx *ctx, const wh_ctx *above)
+{
+    for (; ctx; ctx = ctx->shield ? NULL : ctx->parent)
+        if (ctx == above)
+            return true;
+    return false;
+}
+
+/* Whether the context can end by a cancel at all. */
+static bool can_end(const wh_ctx *ctx)
+{
+    return ctx && !ctx->shield;
+}
+
+/* Moves the running coroutine into ctx, whose reference it takes over. */
+static struct wh_ctx_scope enter(wh_coro *self, wh_ctx *ctx, int64_t deadline_ns, wh_ctx *owned)
+{
+    struct wh_ctx_scope scope = {self, self->ctx, self->deadline_ns, self->flags, owned};
+    if (self->ctx)
+        list_unlink(&self->ctx_link);
+    self->deadline_ns = deadline_ns;
+    join(self, ctx);
+    return scope;
+}
+
+/* For want of memory: the block is in no other context, and everything in it fails. */
+COLD static struct wh_ctx_scope enter_cancelled(wh_coro *self)
+{
+    struct wh_ctx_scope scope = enter(self, ref(self->ctx), self->deadline_ns, &no_memory);
+    self->flags |= CORO_CTX_ENDED;
+    return scope;
+}
+
+struct wh_ctx_scope wh_ctx_enter_(wh_ctx *ctx)
+{
+    wh_coro *self = self_or_panic("WH_WITH_CTX");
+    if (!ctx || ctx == &background)
+        return enter(self, ref(self->ctx), self->deadline_ns, NULL);
+    if (unlikely(ctx == &no_memory))
+        return enter_cancelled(self);
+
+    int64_t deadline_ns = self->deadline_ns < ctx->deadline_ns ? self->deadline_ns : ctx->deadline_ns;
+    if (!can_end(self->ctx) || descends(ctx, self->ctx))
+        return enter(self, ref(ctx), deadline_ns, NULL);
+
+    wh_ctx *both = create(self->worker, ctx, deadline_ns);
+    if (unlikely(!both))
+        return enter_cancelled(self);
+    both->also = ref(self->ctx);
+    both->also_branch.ctx = both;
+    list_init(&both->also_branch.link);
+    if (!both->cause) {
+        both->cause = cause_of(self->worker, both->also);
+        if (both->cause)
+            list_remove(&both->branch.link);
+        else
+            list_push_back(&both->also->children, &both->also_branch.link);
+    }
+    return enter(self, both, deadline_ns, NULL);
+}
+
+struct wh_ctx_scope wh_ctx_enter_owned_(wh_ctx *ctx)
+{
+    wh_coro *self = self_or_panic("WH_WITH_CANCEL");
+    if (unlikely(!ctx))
+        return enter_cancelled(self);
+    return enter(self, ref(ctx), self->deadline_ns, ctx);
+}
+
+struct wh_ctx_scope wh_ctx_enter_shield_(void)
+{
+    wh_coro *self = self_or_panic("WH_SHIELD");
+    struct worker *w = self->worker;
+    wh_ctx *shield = NULL;
+    if (self->ctx) {
+        /* Without memory it is the background: all that is missing are the values. */
+        shield = create(w, NULL, WH_NEVER);
+        if (shield) {
+            shield->shield = true;
+            shield->parent = ref(self->ctx);
+        }
+    }
+    struct wh_ctx_scope scope = enter(self, shield, WH_NEVER, NULL);
+    if (self->flags & CORO_CANCELLED)
+        self->flags |= CORO_CANCEL_NOTED;
+    self->flags &= (uint8_t)~(CORO_CANCELLED | CORO_CTX_ENDED);
+    self->flags |= CORO_SHIELDED;
+    return scope;
+}
+
+static void shield_flags_restore(wh_coro *self, unsigned before)
+{
+    if (!(self->flags & CORO_SHIELDED) || (before & CORO_SHIELDED))
+        return;
+    if (self->flags & CORO_CANCEL_NOTED)
+        self->flags |= CORO_CANCELLED;
+    self->flags &= (uint8_t)~(CORO_SHIELDED | CORO_CANCEL_NOTED);
+}
+
+void wh_ctx_leave_(struct wh_ctx_scope *scope)
+{
+    wh_coro *self = scope->coro;
+    wh_assert(self->state == CORO_RUNNING);
+    struct worker *w = self->worker;
+    wh_ctx *inner = self->ctx;
+    if (inner)
+        list_unlink(&self->ctx_link);
+    self->deadline_ns = scope->outer_ns;
+    self->flags &= (uint8_t)~CORO_CTX_ENDED;
+    self->flags |= scope->flags & CORO_CTX_ENDED;
+    join(self, scope->outer);
+    shield_flags_restore(self, scope->flags);
+    if (inner)
+        unref(w, inner);
+    wh_ctx_destroy(scope->owned);
+}
+
+/* ---- Functions for afterwards ---- */
+
+static void after_timed_out(struct alarm *alarm)
+{
+    fire(worker_tls, container_of(alarm, wh_after, alarm));
+}
+
+int wh_ctx_after_(struct wh_site *site, wh_ctx *ctx, wh_after **ret_after, void (*fn)(void),
+                  const uintptr_t *words)
+{
+    struct worker *w = self_or_panic("wh_ctx_after")->worker;
+    wh_assert(ctx);
+    wh_after *after = mem_alloc(sizeof *after);
+    if (!after)
+        return -ENOMEM;
+    after->coro = coro_reserve(w);
+    if (!after->coro) {
+        mem_free(after);
+        return -ENOMEM;
+    }
+    list_init(&after->link);
+    timer_init(&after->alarm.timer);
+    after->alarm.fired = after_timed_out;
+    after->ctx = is_static(ctx) ? NULL : ref(ctx);
+    after->site = site;
+    after->fn = fn;
+    for (unsigned i = 0; i < site->args; i++)
+        after->words[i] = words[i];
+    *ret_after = after;
+
+    if (ctx_ended(ctx)) {
+        fire(w, after);
+    } else if (after->ctx) {
+        list_push_back(&ctx->afters, &after->link);
+        if (ctx->deadline_ns != WH_NEVER)
+            alarm_arm(w, &after->alarm, ctx->deadline_ns);
+    }
+    return 0;
+}
+
+bool wh_ctx_after_stop(wh_after *after)
+{
+    struct worker *w = self_or_panic("wh_ctx_after_stop")->worker;
+    bool waits = after->coro;
+    if (waits) {
+        list_remove(&after->link);
+        alarm_cancel(w, &after->alarm);
+        coro_unreserve(after->coro);
+    }
+    unref(w, after->ctx);
+    mem_free(after);
+    return waits;
+}
