@@ -171,7 +171,8 @@ static bool polls_withdraw(wh_coro *coro)
     return false;
 }
 
-static const struct wait_kind wait_polls = {.reason = "select", .withdraw = polls_withdraw, .has_polls = true};
+static const struct wait_kind wait_polls = {
+    .reason = "select", .withdraw = polls_withdraw, .has_polls = true};
 
 void polls_await(wh_coro *self)
 {

@@ -2,8 +2,8 @@
  * ctx.c: contexts: a tree of what can be cancelled together.
  *
  * A context knows its children, and its members: the coroutines whose ambient context it is. So
- * cancelling reaches every wait without the waits knowing of contexts: it walks the tree, marks each
- * member (CORO_CTX_ENDED), and interrupts those that are parked.
+ * cancelling reaches every wait without the waits knowing of contexts: it walks the tree, marks
+ * each member (CORO_CTX_ENDED), and interrupts those that are parked.
  *
  *      parent <--- ctx ---> members:  coro <-> coro <-> coro        (coro->ctx_link)
  *                   |-----> children: branch <-> branch             (each in a child)
@@ -19,9 +19,9 @@
  * The walk is the worker's sweep: a list of contexts that are cancelled and not yet walked through.
  * A slice of it is done by wh_ctx_cancel() itself, the rest by the loop, a slice a turn, so that a
  * hundred thousand waits do not stop the worker. Walked members and children are taken off the
- * lists and linked with themselves; a member that comes to a cancelled context is marked at once and
- * never listed. While a sweep is under way, a context may be below a cancelled one and not yet know:
- * cause_of() looks upwards then.
+ * lists and linked with themselves; a member that comes to a cancelled context is marked at once
+ * and never listed. While a sweep is under way, a context may be below a cancelled one and not yet
+ * know: cause_of() looks upwards then.
  *
  * A context has one parent, and one more when it stands for a block under a handle that has nothing
  * to do with the blocks around it: it ends with either.
@@ -473,7 +473,8 @@ struct wh_ctx_scope wh_ctx_enter_(wh_ctx *ctx)
     if (unlikely(ctx == &no_memory))
         return enter_cancelled(self);
 
-    int64_t deadline_ns = self->deadline_ns < ctx->deadline_ns ? self->deadline_ns : ctx->deadline_ns;
+    int64_t deadline_ns =
+        self->deadline_ns < ctx->deadline_ns ? self->deadline_ns : ctx->deadline_ns;
     if (!can_end(self->ctx) || descends(ctx, self->ctx))
         return enter(self, ref(ctx), deadline_ns, NULL);
 

@@ -63,13 +63,13 @@
 enum coro_state { CORO_FREE, CORO_NEW, CORO_READY, CORO_RUNNING, CORO_PARKED, CORO_DEAD };
 
 enum coro_flag {
-    CORO_CANCELLED = 1 << 0, /* wh_cancel() was called: every wait from here on fails */
-    CORO_CTX_ENDED = 1 << 1, /* its context was cancelled: the same */
-    CORO_SHIELDED = 1 << 2,  /* in WH_SHIELD: wh_cancel() is only noted... */
+    CORO_CANCELLED = 1 << 0,    /* wh_cancel() was called: every wait from here on fails */
+    CORO_CTX_ENDED = 1 << 1,    /* its context was cancelled: the same */
+    CORO_SHIELDED = 1 << 2,     /* in WH_SHIELD: wh_cancel() is only noted... */
     CORO_CANCEL_NOTED = 1 << 3, /* ...here, and becomes CANCELLED when the shield is left */
-    CORO_DETACHED = 1 << 4, /* nobody holds a handle: the descriptor is freed at the end */
-    CORO_JOINED = 1 << 5,   /* DEAD, and its joiner has been woken: the handle is that one's */
-    CORO_HOOKED = 1 << 6,   /* DETACHED, and somebody is told of the end: `hook` */
+    CORO_DETACHED = 1 << 4,     /* nobody holds a handle: the descriptor is freed at the end */
+    CORO_JOINED = 1 << 5,       /* DEAD, and its joiner has been woken: the handle is that one's */
+    CORO_HOOKED = 1 << 6,       /* DETACHED, and somebody is told of the end: `hook` */
 };
 
 /* Where a coroutine can park; one static object each. */
@@ -125,9 +125,9 @@ struct wh_coro {
             union {
                 struct op op; /* in flight while parked for it */
                 struct {
-                    struct waiter waiter;      /* while parked in a queue */
-                    const struct waiter *won;  /* which of its waiters woke it */
-                    struct poll_wait *polls;   /* of a select: those in flight */
+                    struct waiter waiter;     /* while parked in a queue */
+                    const struct waiter *won; /* which of its waiters woke it */
+                    struct poll_wait *polls;  /* of a select: those in flight */
                 };
             };
         };
@@ -165,7 +165,7 @@ struct exception_globals {
 /* An operation of a select, which has several: a poll, whose memory nobody has. */
 struct poll_wait {
     struct op op;
-    struct waiter waiter; /* in no queue: names the coroutine */
+    struct waiter waiter;      /* in no queue: names the coroutine */
     struct poll_wait *next;    /* of the same coroutine */
     struct poll_wait *fd_next; /* on the same descriptor */
 };
@@ -209,10 +209,10 @@ struct worker {
     uint64_t ended;
     int stack_class; /* of who asks for none */
     struct stack_pool stacks;
-    struct wheel wheel;   /* of coroutines' timers */
+    struct wheel wheel; /* of coroutines' timers */
     struct wheel alarms;
-    struct list expired;  /* coroutines' timers, when many came at once */
-    struct list sweeps;   /* contexts being cancelled (ctx.c) */
+    struct list expired; /* coroutines' timers, when many came at once */
+    struct list sweeps;  /* contexts being cancelled (ctx.c) */
     struct ctx_chunk *ctx_chunks;
     wh_ctx *ctx_free;
     uint64_t random;

@@ -190,8 +190,7 @@ inline int start(const S &starter, wh_site *site, R (*fn)(P...), A &&...args)
 }
 
 /* A lambda that captures nothing is a function; one that captures has no + and does not compile. */
-template <typename S, typename F, typename... A,
-          std::enable_if_t<std::is_class<F>::value, int> = 0>
+template <typename S, typename F, typename... A, std::enable_if_t<std::is_class<F>::value, int> = 0>
 inline int start(const S &starter, wh_site *site, const F &fn, A &&...args)
 {
     return start(starter, site, +fn, static_cast<A &&>(args)...);
@@ -199,15 +198,13 @@ inline int start(const S &starter, wh_site *site, const F &fn, A &&...args)
 
 } // namespace whorl
 
-#define WH_START_(starter, a, b, ...)                                                            \
-    __extension__({                                                                              \
-        static struct wh_site wh_site_ = {                                                       \
-            __FILE__, WH_NAME_OF_(WH_FIRST_(__VA_ARGS__, 0)), __LINE__, 0, 0, 0, 0, 0, nullptr}; \
-        ::whorl::start(                                                                          \
-            [&](wh_site *wh_s_, void (*wh_f_)(void), const uintptr_t *wh_w_) {                   \
-                return starter(wh_s_, a, b, wh_f_, wh_w_);                                       \
-            },                                                                                   \
-            &wh_site_, __VA_ARGS__);                                                             \
+#define WH_START_(starter, a, b, ...)                                                              \
+    __extension__({                                                                                \
+        static struct wh_site wh_site_ = {                                                         \
+            __FILE__, WH_NAME_OF_(WH_FIRST_(__VA_ARGS__, 0)), __LINE__, 0, 0, 0, 0, 0, nullptr};   \
+        ::whorl::start([&](wh_site *wh_s_, void (*wh_f_)(void),                                    \
+                           const uintptr_t *wh_w_) { return starter(wh_s_, a, b, wh_f_, wh_w_); }, \
+                       &wh_site_, __VA_ARGS__);                                                    \
     })
 
 #else
@@ -244,9 +241,8 @@ inline int start(const S &starter, wh_site *site, const F &fn, A &&...args)
 #define WH_RET_SIZE_(call) \
     ((WH_IS_VOID_(call) ? 0 : sizeof(WH_RESULT_(call))) + WH_MUST_BE_A_WORD_(WH_RESULT_(call)))
 
-#define WH_START_(starter, a, b, ...) \
-    WH_START_N_(WH_ARGS_(__VA_ARGS__), starter, a, b, __VA_ARGS__)
-#define WH_START_N_(n, ...) WH_START_M_(n, __VA_ARGS__)
+#define WH_START_(starter, a, b, ...) WH_START_N_(WH_ARGS_(__VA_ARGS__), starter, a, b, __VA_ARGS__)
+#define WH_START_N_(n, ...)           WH_START_M_(n, __VA_ARGS__)
 #define WH_START_M_(n, starter, a, b, ...)                                             \
     __extension__({                                                                    \
         static struct wh_site wh_site_ = {__FILE__,                                    \

@@ -104,7 +104,8 @@ WH_API void *wh_ctx_value(wh_ctx *ctx, const void *key);
  * Entering or leaving any of them does not park.
  */
 #define WH_WITH_CTX(ctx) WH_CTX_BLOCK_(wh_ctx_enter_(ctx), __COUNTER__)
-#define WH_WITH_CANCEL(name) WH_CTX_NAMED_(name, wh_ctx_enter_owned_(wh_ctx_create(NULL)), __COUNTER__)
+#define WH_WITH_CANCEL(name) \
+    WH_CTX_NAMED_(name, wh_ctx_enter_owned_(wh_ctx_create(NULL)), __COUNTER__)
 #define WH_WITH_VALUE(key, value) \
     WH_CTX_BLOCK_(wh_ctx_enter_owned_(wh_ctx_create_value(NULL, (key), (value))), __COUNTER__)
 #define WH_SHIELD WH_CTX_BLOCK_(wh_ctx_enter_shield_(), __COUNTER__)
@@ -121,8 +122,7 @@ WH_API void *wh_ctx_value(wh_ctx *ctx, const void *key);
  * What waits so is dropped when the run ends, and is not started then.
  */
 typedef struct wh_after wh_after;
-#define wh_ctx_after(ctx, ret_after, ...) \
-    WH_START_(wh_ctx_after_, (ctx), (ret_after), __VA_ARGS__)
+#define wh_ctx_after(ctx, ret_after, ...) WH_START_(wh_ctx_after_, (ctx), (ret_after), __VA_ARGS__)
 WH_API bool wh_ctx_after_stop(wh_after *after);
 
 /* ---- What the macros above stand on; not for direct use. ---- */
@@ -143,9 +143,9 @@ WH_API int wh_ctx_after_(struct wh_site *site, wh_ctx *ctx, wh_after **ret_after
                          const uintptr_t *words);
 
 #define WH_CTX_BLOCK_(enter, n) WH_CTX_BLOCK_N_(enter, n)
-#define WH_CTX_BLOCK_N_(enter, n)                                                             \
-    for (struct wh_ctx_scope wh_scope_##n __attribute__((cleanup(wh_ctx_leave_))) = (enter),  \
-                                          *wh_once_##n = &wh_scope_##n;                       \
+#define WH_CTX_BLOCK_N_(enter, n)                                                            \
+    for (struct wh_ctx_scope wh_scope_##n __attribute__((cleanup(wh_ctx_leave_))) = (enter), \
+                                          *wh_once_##n = &wh_scope_##n;                      \
          wh_once_##n; wh_once_##n = NULL)
 
 /* A second, empty loop, only to declare the name. */
