@@ -4,13 +4,19 @@
 #ifndef WHORL_H
 #define WHORL_H
 
+#include <whorl/chan.h>
 #include <whorl/coro.h>
 #include <whorl/ctx.h>
+#include <whorl/group.h>
 #include <whorl/io.h>
 #include <whorl/net.h>
 #include <whorl/run.h>
+#include <whorl/select.h>
+#include <whorl/signal.h>
 #include <whorl/stats.h>
+#include <whorl/sync.h>
 #include <whorl/time.h>
+#include <whorl/timer.h>
 #include <whorl/types.h>
 
 #endif

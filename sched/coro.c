@@ -400,7 +400,7 @@ int wh_join(wh_coro *coro, intptr_t *ret_value)
     if (coro == self)
         return -EDEADLK;
     if (coro->state != CORO_DEAD) {
-        if (coro->joiner)
+        if (coro->joiner && waiter_waits(coro->joiner))
             return -EBUSY;
         int rc = ended(self);
         if (rc < 0)
@@ -426,7 +426,7 @@ void wh_detach(wh_coro *coro)
 {
     wh_coro *self = self_or_panic("wh_detach");
     wh_assert(coro->state != CORO_FREE && !(coro->flags & (CORO_DETACHED | CORO_JOINED)));
-    wh_assert(coro->state == CORO_DEAD || !coro->joiner);
+    wh_assert(coro->state == CORO_DEAD || !coro->joiner || !waiter_waits(coro->joiner));
     if (coro->state == CORO_DEAD)
         slab_give(self->worker, coro);
     else
@@ -489,6 +489,13 @@ int coro_describe(const wh_coro *coro, char *buf, size_t size)
 {
     return snprintf(buf, size, "%s #%u, started at %s:%u", wh_name(coro), coro->id,
                     coro->site->file, coro->site->line);
+}
+
+void coro_misuse(const wh_coro *coro, const char *call, const char *what)
+{
+    char who[256];
+    coro_describe(coro, who, sizeof who);
+    panic("%s: a coroutine %s (%s)", call, what, who);
 }
 
 const char *coro_waits_for(const wh_coro *coro)

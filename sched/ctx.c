@@ -119,7 +119,7 @@ static void unref(struct worker *w, wh_ctx *ctx)
 {
     while (ctx && --ctx->refs == 0) {
         wh_assert(list_empty(&ctx->children) && list_empty(&ctx->members));
-        wh_assert(list_empty(&ctx->waiters) && list_empty(&ctx->afters));
+        wh_assert(list_empty(&ctx->afters) && !queue_first(&ctx->waiters));
         list_unlink(&ctx->branch.link);
         if (unlikely(ctx->also)) {
             list_unlink(&ctx->also_branch.link);
@@ -431,8 +431,7 @@ void ctx_abandon(wh_coro *coro)
     coro->ctx = NULL;
 }
 
-/* Whether ctx ends whenever `above` does. */
-static bool descends(const wh_ctx *ctx, const wh_ctx *above)
+bool ctx_within(const wh_ctx *ctx, const wh_ctx *above)
 {
     for (; ctx; ctx = ctx->shield ? NULL : ctx->parent)
         if (ctx == above)
@@ -475,7 +474,7 @@ struct wh_ctx_scope wh_ctx_enter_(wh_ctx *ctx)
 
     int64_t deadline_ns =
         self->deadline_ns < ctx->deadline_ns ? self->deadline_ns : ctx->deadline_ns;
-    if (!can_end(self->ctx) || descends(ctx, self->ctx))
+    if (!can_end(self->ctx) || ctx_within(ctx, self->ctx))
         return enter(self, ref(ctx), deadline_ns, NULL);
 
     wh_ctx *both = create(self->worker, ctx, deadline_ns);

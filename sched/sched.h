@@ -216,6 +216,7 @@ struct worker {
     struct ctx_chunk *ctx_chunks;
     wh_ctx *ctx_free;
     uint64_t random;
+    struct signals *signals; /* of this run (sync/signal.c), or NULL */
 
     /* The loop's own. */
     int32_t budget_full;  /* adapted: about a fifth of a millisecond of switches */
@@ -493,6 +494,10 @@ void coro_visit(struct worker *w, void (*visit)(wh_coro *coro, void *arg), void 
 /* Writes "name #id, started at file:line" into buf; as snprintf(3). */
 int coro_describe(const wh_coro *coro, char *buf, size_t size);
 
+/* For a programmer's error: prints what the coroutine did in the call and who it is, and aborts. */
+COLD void coro_misuse(const wh_coro *coro, const char *call, const char *what)
+    __attribute__((noreturn));
+
 /* What a parked coroutine waits for: "recv", "join". */
 const char *coro_waits_for(const wh_coro *coro);
 
@@ -514,6 +519,9 @@ COLD void ctx_abandon(wh_coro *coro);
 
 /* A slice of what is left to cancel. */
 void ctx_sweep(struct worker *w);
+
+/* Whether ctx ends whenever `above` does. */
+bool ctx_within(const wh_ctx *ctx, const wh_ctx *above);
 
 /* For select and whoever waits for the end of a context. */
 int64_t ctx_deadline(const wh_ctx *ctx);

@@ -25,7 +25,8 @@ CXX_WARNINGS = ['-Wold-style-cast', '-Wzero-as-null-pointer-constant']
 FLOOR = {'gcc': 12, 'clang': 14}
 
 PARTS = ['whorl.h'] + ['whorl/' + name + '.h' for name in
-                       ('coro', 'io', 'net', 'run', 'stats', 'time', 'types')]
+                       ('chan', 'coro', 'ctx', 'group', 'io', 'net', 'run', 'select', 'signal',
+                        'stats', 'sync', 'time', 'timer', 'types')]
 
 # The program that the design and the README open with.
 ECHO = '''

@@ -1,0 +1,336 @@
+/*
+ * signal.c: signals as elements of channels (whorl/signal.h).
+ *
+ *      kernel -> handler -> slot of each run: pending bits, eventfd -> its reader -> channels
+ *
+ * The handler is the process's and may run on any thread, at any instruction. It touches only the
+ * slots: a fixed array, so that nothing it looks at can go away. A run that asks for signals takes
+ * a slot and starts a reader, a coroutine that waits on the slot's eventfd, sends what is pending,
+ * and takes everything down when it is cancelled: by the last wh_signal_stop(), or the run's end.
+ *
+ * A slot's life, and who may touch its descriptor:
+ *
+ *      FREE -- take (lock) --> TAKEN: fd is open, handlers write to it if `wanted` says so
+ *        ^                        |
+ *        `--- closed <--- LEAVING: wanted is 0; the closer waits until `busy` is 0
+ *
+ * A handler makes itself busy before it looks at `wanted`, and the closer clears `wanted` before it
+ * looks at `busy`. Both are sequentially consistent: so either the handler sees 0 and leaves the
+ * descriptor alone, or the closer sees it busy and waits. A closer that is interrupted by a handler
+ * on its own thread goes on when that is through.
+ *
+ * What was installed before is kept for each signal, and put back when no run wants it any more;
+ * that, and taking slots, is under a lock that no handler takes.
+ */
+#include "sync/sync.h"
+
+#include <whorl/io.h>
+#include <whorl/signal.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum { RUNS_MAX = 64, NUMBERS = 64 };
+
+struct slot {
+    /* any thread, atomic */
+    uint64_t wanted;  /* bit n - 1: signal n */
+    uint64_t pending; /* the same */
+    uint32_t busy;    /* handlers that are looking at it */
+    int fd;           /* written while wanted is 0 */
+    /* under lock */
+    bool taken;
+};
+
+/* A channel, and what it asked for. */
+struct wish {
+    struct wish *next;
+    wh_chan *ch; /* held */
+    uint64_t numbers;
+};
+
+/* Of a run; its worker's thread only. */
+struct signals {
+    struct slot *slot;
+    struct wish *wishes;
+    wh_coro *reader;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct slot slots[RUNS_MAX];
+static struct {
+    unsigned runs; /* that want it */
+    struct sigaction before;
+} actions[NUMBERS]; /* under lock */
+
+static inline uint64_t bit_of(int number)
+{
+    return UINT64_C(1) << (number - 1);
+}
+
+/* ---- The handler ---- */
+
+static void on_signal(int number)
+{
+    int saved_errno = errno;
+    for (struct slot *slot = slots; slot < slots + RUNS_MAX; slot++) {
+        /* seq_cst: pairs with the store to wanted in slot_leave() */
+        __atomic_fetch_add(&slot->busy, 1, __ATOMIC_SEQ_CST);
+        /* seq_cst: pairs with the store to wanted in slot_leave() and slot_want() */
+        if (__atomic_load_n(&slot->wanted, __ATOMIC_SEQ_CST) & bit_of(number)) {
+            /* release: pairs with the acquire in the reader's exchange of pending */
+            __atomic_fetch_or(&slot->pending, bit_of(number), __ATOMIC_RELEASE);
+            const uint64_t one = 1;
+            if (write(slot->fd, &one, sizeof one) < 0)
+                errno = 0; /* the count is full: the reader will look anyway */
+        }
+        /* release: pairs with the load of busy in slot_leave() */
+        __atomic_fetch_sub(&slot->busy, 1, __ATOMIC_RELEASE);
+    }
+    errno = saved_errno;
+}
+
+/* One run more, or less, wants the signal. */
+static int action_want(int number)
+{
+    int rc = 0;
+    pthread_mutex_lock(&lock);
+    if (!actions[number - 1].runs) {
+        struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART | SA_ONSTACK};
+        sigfillset(&action.sa_mask);
+        if (sigaction(number, &action, &actions[number - 1].before) < 0)
+            rc = -errno;
+    }
+    if (rc == 0)
+        actions[number - 1].runs++;
+    pthread_mutex_unlock(&lock);
+    return rc;
+}
+
+static void action_unwant(int number)
+{
+    pthread_mutex_lock(&lock);
+    wh_assert(actions[number - 1].runs > 0);
+    if (--actions[number - 1].runs == 0)
+        sigaction(number, &actions[number - 1].before, NULL);
+    pthread_mutex_unlock(&lock);
+}
+
+/* ---- Slots ---- */
+
+static int slot_take(struct slot **ret_slot)
+{
+    int fd = eventfd(0, EFD_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    struct slot *slot = slots;
+    pthread_mutex_lock(&lock);
+    while (slot < slots + RUNS_MAX && slot->taken)
+        slot++;
+    if (slot < slots + RUNS_MAX)
+        slot->taken = true;
+    pthread_mutex_unlock(&lock);
+    if (slot == slots + RUNS_MAX) {
+        close(fd);
+        return -EMFILE;
+    }
+    slot->fd = fd;
+    *ret_slot = slot;
+    return 0;
+}
+
+static void slot_want(struct slot *slot, uint64_t wanted)
+{
+    /* seq_cst: pairs with the load of wanted in on_signal(), which then sees fd */
+    __atomic_store_n(&slot->wanted, wanted, __ATOMIC_SEQ_CST);
+}
+
+static void slot_leave(struct slot *slot)
+{
+    slot_want(slot, 0);
+    /* seq_cst: pairs with the add to busy in on_signal() */
+    while (__atomic_load_n(&slot->busy, __ATOMIC_SEQ_CST))
+        sched_yield();
+    close(slot->fd);
+    __atomic_store_n(&slot->pending, 0, __ATOMIC_RELAXED);
+    pthread_mutex_lock(&lock);
+    slot->taken = false;
+    pthread_mutex_unlock(&lock);
+}
+
+/* ---- A run's wishes ---- */
+
+static uint64_t all_wishes(const struct signals *signals)
+{
+    uint64_t numbers = 0;
+    for (const struct wish *wish = signals->wishes; wish; wish = wish->next)
+        numbers |= wish->numbers;
+    return numbers;
+}
+
+/* Tells slot and process what is wanted now; those in `dropped` may have been wanted before. */
+static void wishes_changed(struct signals *signals, uint64_t dropped)
+{
+    uint64_t wanted = all_wishes(signals);
+    slot_want(signals->slot, wanted);
+    for (int number = 1; number <= NUMBERS; number++)
+        if (dropped & ~wanted & bit_of(number))
+            action_unwant(number);
+}
+
+static void wish_drop(struct signals *signals, struct wish **at)
+{
+    struct wish *wish = *at;
+    *at = wish->next;
+    wishes_changed(signals, wish->numbers);
+    wh_chan_unref_(wish->ch);
+    mem_free(wish);
+}
+
+/* ---- The reader ---- */
+
+static void send_pending(const struct signals *signals)
+{
+    /* acquire: pairs with the release in on_signal() */
+    uint64_t pending = __atomic_exchange_n(&signals->slot->pending, 0, __ATOMIC_ACQUIRE);
+    for (int number = 1; number <= NUMBERS; number++)
+        for (struct wish *wish = signals->wishes; wish && pending & bit_of(number);
+             wish = wish->next)
+            if (wish->numbers & bit_of(number) && !wish->ch->closed)
+                (void)wh_chan_try_send_(wish->ch, &number);
+}
+
+static void read_signals(struct signals *signals)
+{
+    struct worker *w = worker_tls;
+    uint64_t count;
+    while (wh_read(signals->slot->fd, &count, sizeof count) > 0)
+        send_pending(signals);
+    if (w->signals == signals)
+        w->signals = NULL; /* the run ends */
+    while (signals->wishes)
+        wish_drop(signals, &signals->wishes);
+    slot_leave(signals->slot);
+    mem_free(signals);
+}
+
+static int signals_create(struct worker *w)
+{
+    static struct wh_site site = {.file = "wh_signal_notify", .function = "signals", .args = 1};
+    int rc = -ENOMEM;
+    struct signals *signals = mem_zalloc(sizeof *signals);
+    if (!signals)
+        return rc;
+    signals->reader = coro_reserve(w);
+    if (!signals->reader)
+        goto free_signals;
+    rc = slot_take(&signals->slot);
+    if (rc < 0)
+        goto unreserve;
+    const uintptr_t words[] = {(uintptr_t)signals};
+    coro_start(signals->reader, &site, (void (*)(void))read_signals, words);
+    w->signals = signals;
+    return 0;
+
+unreserve:
+    coro_unreserve(signals->reader);
+free_signals:
+    mem_free(signals);
+    return rc;
+}
+
+/* ---- The calls ---- */
+
+static bool can_be_asked_for(int number)
+{
+    switch (number) {
+    case SIGKILL:
+    case SIGSTOP:
+    case SIGSEGV:
+    case SIGBUS:
+    case SIGFPE:
+    case SIGILL: return false;
+    default: return number >= 1 && number <= NUMBERS;
+    }
+}
+
+/* The channel's wish, made if it has none; NULL without memory. */
+static struct wish *wish_of(struct signals *signals, wh_chan *ch)
+{
+    struct wish *wish = signals->wishes;
+    while (wish && wish->ch != ch)
+        wish = wish->next;
+    if (wish)
+        return wish;
+    wish = mem_zalloc(sizeof *wish);
+    if (wish) {
+        wish->ch = wh_chan_ref_(ch);
+        wish->next = signals->wishes;
+        signals->wishes = wish;
+    }
+    return wish;
+}
+
+/* Nobody wants anything: the reader ends and takes it all down. */
+static void signals_end(struct worker *w)
+{
+    wh_coro *reader = w->signals->reader;
+    w->signals = NULL;
+    wh_cancel(reader);
+}
+
+static int add(struct signals *signals, wh_chan *ch, int number)
+{
+    struct wish *wish = wish_of(signals, ch);
+    if (!wish)
+        return -ENOMEM;
+    if (wish->numbers & bit_of(number))
+        return 0;
+    if (!(all_wishes(signals) & bit_of(number))) {
+        int rc = action_want(number);
+        if (rc < 0)
+            return rc;
+    }
+    wish->numbers |= bit_of(number);
+    wishes_changed(signals, 0);
+    return 0;
+}
+
+int wh_signal_notify_(wh_chan *ch, int number)
+{
+    wh_coro *self = self_or_panic("wh_signal_notify");
+    struct worker *w = self->worker;
+    if (unlikely(!ch))
+        coro_misuse(self, "wh_signal_notify", "asks for signals on a NULL channel");
+    if (!can_be_asked_for(number))
+        return -EINVAL;
+    if (w->ending)
+        return -ECANCELED;
+    if (!w->signals) {
+        int rc = signals_create(w);
+        if (rc < 0)
+            return rc;
+    }
+    int rc = add(w->signals, ch, number);
+    if (rc < 0 && !all_wishes(w->signals))
+        signals_end(w);
+    return rc;
+}
+
+void wh_signal_stop_(wh_chan *ch)
+{
+    struct worker *w = self_or_panic("wh_signal_stop")->worker;
+    if (!w->signals)
+        return;
+    for (struct wish **at = &w->signals->wishes; *at; at = &(*at)->next)
+        if ((*at)->ch == ch) {
+            wish_drop(w->signals, at);
+            break;
+        }
+    if (!all_wishes(w->signals))
+        signals_end(w);
+}
