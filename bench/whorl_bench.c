@@ -21,8 +21,27 @@
 enum { RUNS_MAX = 64 };
 
 static const struct bench *const benches[] = {
-    &switch_raw, &switch_call,      &yield_switch,   &yield_mixed, &spawn_join,
-    &spawn_now,  &sleep_arm_cancel, &deadline_scope, &timers_1m,   &parked_1m,
+    &switch_raw,
+    &switch_call,
+    &yield_switch,
+    &yield_mixed,
+    &spawn_join,
+    &spawn_now,
+    &chan_unbuffered,
+    &chan_buffered,
+    &select_4_ready,
+    &select_4_unbuffered,
+    &select_timeout,
+    &mutex_uncontended,
+    &mutex_1000,
+    &waitgroup_1000,
+    &ctx_cancel,
+    &ctx_timeout_cancel,
+    &sleep_arm_cancel,
+    &deadline_scope,
+    &recv_deadline_pingpong,
+    &timers_1m,
+    &parked_1m,
 };
 
 #define BENCHES (sizeof benches / sizeof benches[0])
