@@ -332,14 +332,27 @@ static void fire(struct worker *w, wh_after *after)
         coro_start(coro, after->site, after->fn, after->words);
 }
 
-/* Marks the context and lists it for the sweep, which has a reference. */
-static void enlist(struct worker *w, wh_ctx *ctx, int cause)
+/* Marks the context and takes it off its parents. */
+static inline void mark(wh_ctx *ctx, int cause)
 {
     wh_assert(!ctx->cause && cause < 0);
     ctx->cause = cause;
     list_remove(&ctx->branch.link);
-    if (ctx->also)
+    if (unlikely(ctx->also))
         list_remove(&ctx->also_branch.link);
+}
+
+/* Whether nobody is to be told of its end. */
+static inline bool is_bare(const wh_ctx *ctx)
+{
+    return list_empty(&ctx->members) && list_empty(&ctx->children) && list_empty(&ctx->waiters) &&
+           list_empty(&ctx->afters);
+}
+
+/* Marks the context and lists it for the sweep, which has a reference. */
+static void enlist(struct worker *w, wh_ctx *ctx, int cause)
+{
+    mark(ctx, cause);
     list_push_back(&w->sweeps, &ctx->branch.link);
     ref(ctx);
 }
@@ -399,7 +412,12 @@ void wh_ctx_cancel(wh_ctx *ctx, int cause)
     /* As of the loop's last turn: a look at the clock would cost more than the rest. */
     if (!ctx || is_static(ctx) || cause_of(w, ctx) || ctx->deadline_ns <= w->now_ns)
         return;
-    enlist(w, ctx, cause < 0 ? cause : -ECANCELED);
+    cause = cause < 0 ? cause : -ECANCELED;
+    if (likely(is_bare(ctx))) {
+        mark(ctx, cause);
+        return;
+    }
+    enlist(w, ctx, cause);
     ctx_sweep(w);
 }
 

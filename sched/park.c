@@ -14,20 +14,6 @@ void called_outside(const char *call)
           call);
 }
 
-__attribute__((always_inline)) static inline void switch_to(struct worker *w, wh_coro *self,
-                                                            wh_coro *next)
-{
-    arm_to_run(w, next);
-    sanitizer_leave(&self->sanitizer, &next->sanitizer, false);
-    context_switch(&self->context, &next->context);
-    sanitizer_arrive(&self->sanitizer);
-}
-
-static inline bool in_catch(const struct worker *w)
-{
-    return w->exceptions->caught || w->exceptions->uncaught;
-}
-
 /* Parking inside a C++ catch block (or a destructor that runs for a throw): the per-thread words
  * that describe it go with the coroutine, and the others find none of their own. */
 COLD static struct exception_globals catch_leave(struct worker *w)
@@ -37,7 +23,7 @@ COLD static struct exception_globals catch_leave(struct worker *w)
     return saved;
 }
 
-COLD static int park_in_catch(wh_coro *self, const struct wait_kind *kind)
+int park_in_catch(wh_coro *self, const struct wait_kind *kind)
 {
     struct exception_globals saved = catch_leave(self->worker);
     int result = park(self, kind);
@@ -47,17 +33,7 @@ COLD static int park_in_catch(wh_coro *self, const struct wait_kind *kind)
 
 int park(wh_coro *self, const struct wait_kind *kind)
 {
-    struct worker *w = self->worker;
-    wh_assert(self->state == CORO_RUNNING);
-    wh_assert(w->current == self);
-    if (unlikely(in_catch(w)))
-        return park_in_catch(self, kind);
-
-    wait_kind_set(self, kind);
-    self->wake = 0;
-    self->state = CORO_PARKED;
-    switch_to(w, self, take_next(w));
-    return self->wake;
+    return park_here(self, kind);
 }
 
 COLD static void yield_in_catch(struct worker *w)

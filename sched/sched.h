@@ -293,6 +293,7 @@ static inline void ready_push(struct worker *w, wh_coro *coro)
 
 /* Parks the running coroutine until wake(); returns what wake() said. */
 int park(wh_coro *self, const struct wait_kind *kind);
+COLD int park_in_catch(wh_coro *self, const struct wait_kind *kind);
 
 /* Makes a parked coroutine runnable. */
 static inline void wake(wh_coro *coro, int result)
@@ -413,17 +414,6 @@ static inline void queue_wake_all(struct list *queue, int result)
 
 /* For kinds that wait in a queue: takes the coroutine's own waiter off. */
 bool queue_withdraw(wh_coro *coro);
-
-/* Parks the running coroutine at the tail of the queue, under its ambient context. self->waiter's
- * data or count is the caller's to set before. Returns what the waker said, or -ETIMEDOUT or
- * -ECANCELED, and then it is off the queue. */
-static inline int queue_park(wh_coro *self, struct list *queue, const struct wait_kind *kind)
-{
-    self->waiter.coro = self;
-    list_push_back(queue, &self->waiter.link);
-    deadline_arm(self);
-    return park(self, kind);
-}
 
 /* Parks for good, until its deadline or a cancel: what a nil channel does. */
 int park_forever(wh_coro *self, const struct wait_kind *kind);

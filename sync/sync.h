@@ -17,7 +17,7 @@
 #ifndef SYNC_SYNC_H
 #define SYNC_SYNC_H
 
-#include "sched/sched.h"
+#include "sched/next.h"
 
 #include <whorl/chan.h>
 #include <whorl/sync.h>
@@ -128,7 +128,7 @@ static inline bool chan_send_now(wh_chan *ch, const void *elem)
 }
 
 /* Receives if it can be done at once: CHAN_DONE; CHAN_ENDED; or -EAGAIN. */
-static inline int chan_recv_now(wh_chan *ch, void *elem)
+__attribute__((always_inline)) static inline int chan_recv_now(wh_chan *ch, void *elem)
 {
     struct waiter *sender;
     if (ch->len) {
