@@ -46,6 +46,7 @@ build   pc:liburing>=2.9                liburing-dev            liburing-devel  
 build   pc:jemalloc                     libjemalloc-dev         jemalloc-devel          jemalloc
 build   pc:catch2-with-main>=3          libcatch2-dev           catch-devel             catch2
 build   pc:libllhttp                    libllhttp-dev           llhttp-devel            llhttp
+build   pc:libpng>=1.6                  libpng-dev              libpng-devel            libpng
 demo    cmd:wrk                         wrk                     wrk(COPR)               wrk(AUR)
 demo    cmd:curl                        curl                    curl                    curl
 test    cmd:git                         git                     git                     git
