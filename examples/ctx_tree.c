@@ -44,7 +44,8 @@ static wh_coro *start_in(wh_ctx *ctx, struct end *end)
 
 static bool report(const char *who, struct end end, int error, int cause)
 {
-    printf("%s: %s (cause: %s)\n", who, strerror(-end.error), strerror(-end.cause));
+    printf("%s: %s ", who, strerror(-end.error));
+    printf("(cause: %s)\n", strerror(-end.cause));
     return end.error == error && end.cause == cause;
 }
 

@@ -82,9 +82,14 @@ static int lower_first(struct table *table, int seat)
 static int dine(struct table *table, int (*philosopher)(struct table *, int))
 {
     int rc = 0;
-    WH_WITH_GROUP(group, &(wh_group_options){.ret_error = &rc})
-    for (int seat = 0; seat < SEATS; seat++)
-        wh_group_go(group, philosopher, table, seat);
+    WH_WITH_GROUP(group, NULL)
+    {
+        for (int seat = 0; seat < SEATS && rc == 0; seat++)
+            rc = wh_group_go(group, philosopher, table, seat);
+        if (rc < 0)
+            wh_group_cancel(group, rc);
+        rc = wh_group_wait(group);
+    }
     return rc;
 }
 
