@@ -12,23 +12,50 @@
 namespace
 {
 
+/*
+ * The server speaks first. A client is connected before its last word of the handshake has reached
+ * the other side; what it says at once can overtake that word on another processor. Linux (seen
+ * with 6.18) has a moment, while it puts the server's socket in the place of the request for it, in
+ * which such bytes find neither: they go to the listener, which answers with a reset, and the
+ * server's socket never hears of it. That is a few in a million connections when the machine is
+ * loaded and the listener's queue overflows. Who has been greeted knows that the socket is there.
+ */
 struct Server {
     int listener = -1;
     std::string name;
-    uint64_t accepted = 0, echoed = 0, ended = 0, odd = 0;
+    uint64_t accepted = 0, echoed = 0, ended = 0;
     uint64_t connected = 0, answered = 0;
+    uint64_t odd = 0;      /* calls that returned what they must not */
+    std::string odd_calls; /* the first of them, and what they returned */
+
+    /* Returns whether the call returned what it must, and notes it if not. */
+    bool expect(bool as_expected, const char *call, ssize_t returned)
+    {
+        if (as_expected)
+            return true;
+        if (odd++ < 10) {
+            odd_calls += std::string(call) + " returned " + std::to_string(returned);
+            if (returned < 0)
+                odd_calls += std::string(" (") + strerror(static_cast<int>(-returned)) + ")";
+            odd_calls += "; ";
+        }
+        return false;
+    }
 };
 
 void serve(Server *server, int fd)
 {
     char buf[64];
-    ssize_t n;
+    ssize_t n = wh_send(fd, "", 1, 0);
+    server->expect(n == 1, "the server's first wh_send", n);
     while ((n = wh_recv(fd, buf, sizeof buf, 0)) > 0) {
-        server->odd += wh_send_all(fd, buf, static_cast<size_t>(n)) != n;
+        ssize_t sent = wh_send_all(fd, buf, static_cast<size_t>(n));
+        server->expect(sent == n, "the server's wh_send_all", sent);
         server->echoed++;
     }
-    server->odd += n != 0 && n != -ECONNRESET;
-    server->odd += wh_close(fd) != 0;
+    server->expect(n == 0 || n == -ECONNRESET, "the server's wh_recv", n);
+    int rc = wh_close(fd);
+    server->expect(rc == 0, "the server's wh_close", rc);
     server->ended++;
 }
 
@@ -37,37 +64,58 @@ void accept_all(Server *server)
     for (;;) {
         wh_fd fd = wh_accept(server->listener);
         if (fd < 0) {
-            server->odd += fd != -EBADF; /* closed at the end */
+            server->expect(fd == -EBADF, "wh_accept", fd); /* closed at the end */
             return;
         }
         server->accepted++;
-        if (wh_go(serve, server, fd) < 0) {
-            server->odd++;
+        int rc = wh_go(serve, server, fd);
+        if (!server->expect(rc == 0, "wh_go", rc))
             wh_close(fd);
-        }
     }
+}
+
+/* Dials, says something and hears it back: answered, or odd once. */
+Fd call(Server *server, const void *said, size_t len)
+{
+    char heard[16] = {};
+    Fd fd(wh_dial_tcp(server->name.c_str()));
+    if (!server->expect(fd >= 0, "wh_dial_tcp", fd))
+        return fd;
+    server->connected++;
+    ssize_t n = wh_recv(fd, heard, 1, 0);
+    if (!server->expect(n == 1, "the client's first wh_recv", n))
+        return fd;
+    n = wh_send_all(fd, said, len);
+    if (!server->expect(n == static_cast<ssize_t>(len), "the client's wh_send_all", n))
+        return fd;
+    n = wh_recv(fd, heard, len, MSG_WAITALL);
+    if (!server->expect(n == static_cast<ssize_t>(len), "the client's second wh_recv", n))
+        return fd;
+    if (server->expect(!memcmp(said, heard, len), "with other bytes, the client's wh_recv", n))
+        server->answered++;
+    return fd;
+}
+
+void hang_up(Server *server, Fd *fd, bool with_reset)
+{
+    if (*fd < 0)
+        return;
+    if (with_reset) {
+        struct linger reset = {1, 0};
+        setsockopt(*fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    }
+    int rc = wh_close(fd->release());
+    server->expect(rc == 0, "the client's wh_close", rc);
 }
 
 /* One connection: says something, hears it back, goes. Every other one goes with a reset, so that
  * the machine does not run out of ports that wait for late packets. */
 void visit(Server *server, int number)
 {
-    Fd fd(wh_dial_tcp(server->name.c_str()));
-    if (fd < 0) {
-        server->odd++;
-        return;
-    }
-    server->connected++;
-    char there[16], back[16] = {};
-    snprintf(there, sizeof there, "%015d", number);
-    server->odd += wh_send_all(fd, there, sizeof there) != sizeof there;
-    server->odd += wh_recv(fd, back, sizeof back, MSG_WAITALL) != sizeof back;
-    server->answered += !memcmp(there, back, sizeof there);
-    if (number % 2) {
-        struct linger reset = {1, 0};
-        setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-    }
-    server->odd += wh_close(fd.release()) != 0;
+    char said[16];
+    snprintf(said, sizeof said, "%015d", number);
+    Fd fd = call(server, said, sizeof said);
+    hang_up(server, &fd, number % 2);
 }
 
 /* So many connections, so many of them at a time. */
@@ -125,7 +173,7 @@ TEST_CASE("churn: 20,000 connections come and go and leave nothing behind")
         CHECK(server.answered == all);
         CHECK(server.accepted == all);
         CHECK(server.ended == all);
-        CHECK(server.odd == 0);
+        CHECK(server.odd_calls == "");
     });
 }
 
@@ -137,40 +185,31 @@ TEST_CASE("churn: thousands of connections at once, as many as there are descrip
     setrlimit(RLIMIT_NOFILE, &limit);
     const int count = static_cast<int>(std::min<rlim_t>(limit.rlim_max, 20000) - 200) / 2;
     const int fds = fds_open();
+    Server server; /* out here: if a call is odd, the end of the run is what ends the server */
     in_run([&] {
-        Server server;
         begin(&server);
         bool leave = false;
-        int present = 0;
         std::vector<wh_coro *> clients;
         for (int i = 0; i < count; i++)
             clients.push_back(spawn([&, i] {
-                Fd fd(wh_dial_tcp(server.name.c_str()));
-                if (fd < 0) {
-                    server.odd++;
-                    return;
-                }
-                present++;
-                char byte = static_cast<char>(i), back = 0;
-                server.odd += wh_send(fd, &byte, 1, 0) != 1;
-                server.odd += wh_recv(fd, &back, 1, 0) != 1;
-                server.answered += byte == back;
+                char byte = static_cast<char>(i);
+                Fd fd = call(&server, &byte, 1);
                 while (!leave && wh_sleep(5 * WH_MILLISECOND) == 0)
                     ;
-                struct linger reset = {1, 0};
-                setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-                wh_close(fd.release());
+                hang_up(&server, &fd, true);
             }));
         while (server.answered + server.odd < static_cast<uint64_t>(count))
             wh_sleep(WH_MILLISECOND);
-        CHECK(present == count);
-        CHECK(server.odd == 0);
+        CHECK(server.connected == static_cast<uint64_t>(count));
+        CHECK(server.odd_calls == "");
         wh_stats stats;
         wh_stats_get(&stats);
         CHECK(stats.coros_live == 2 * static_cast<uint64_t>(count) + 2);
         leave = true;
         for (wh_coro *client : clients)
             join(client);
+        if (server.odd)
+            return; /* its other side may not know of the end, and wait for ever */
         while (server.ended < server.accepted)
             wh_sleep(100 * WH_MICROSECOND);
         wh_close(server.listener);
@@ -178,7 +217,7 @@ TEST_CASE("churn: thousands of connections at once, as many as there are descrip
         wh_stats_get(&stats);
         CHECK(stats.coros_live == 1);
         CHECK(stats.ops_in_flight == 0);
-        CHECK(server.odd == 0);
+        CHECK(server.odd_calls == "");
     });
     CHECK(fds_open() == fds);
 }
