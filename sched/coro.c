@@ -77,9 +77,14 @@ void coro_slab_finish(struct worker *w)
     while (w->slab_chunks) {
         struct slab_chunk *chunk = w->slab_chunks;
         w->slab_chunks = chunk->next;
-        for (size_t i = 0; i < chunk->coros; i++)
-            if (chunk->coro[i].state != CORO_FREE)
-                mem_free(chunk->coro[i].extra);
+        for (size_t i = 0; i < chunk->coros; i++) {
+            wh_coro *coro = &chunk->coro[i];
+            if (coro->state == CORO_FREE)
+                continue;
+            mem_free(coro->extra);
+            if (coro->state == CORO_READY || coro->state == CORO_PARKED)
+                sanitizer_finish(&coro->sanitizer);
+        }
         mem_free(chunk);
     }
 }
@@ -112,7 +117,7 @@ COLD static void site_list(struct wh_site *site)
 /* Runs on several threads may share a site: a count may then be lost, never torn. */
 static inline void site_started(struct wh_site *site)
 {
-    if (unlikely(!site->listed))
+    if (unlikely(!__atomic_load_n(&site->listed, __ATOMIC_RELAXED)))
         site_list(site);
     uint64_t started = __atomic_load_n(&site->started, __ATOMIC_RELAXED);
     __atomic_store_n(&site->started, started + 1, __ATOMIC_RELAXED);
@@ -165,7 +170,8 @@ static inline void start(struct worker *w, wh_coro *coro, struct wh_site *site, 
     coro->site = site;
     coro->joiner = NULL;
     coro->start.fn = fn;
-    for (unsigned i = 0; i < site->args; i++)
+    unsigned args = site_args(site);
+    for (unsigned i = 0; i < args; i++)
         coro->start.words[i] = words[i];
     site_started(site);
     ready_push(w, coro);
@@ -290,7 +296,7 @@ static intptr_t widen(uintptr_t raw, unsigned size)
  * such runs, because looking costs a system call. */
 static void measure_depth(struct worker *w, const wh_coro *self)
 {
-    if (self->site->stack_depth_max && w->ended % 256)
+    if (__atomic_load_n(&self->site->stack_depth_max, __ATOMIC_RELAXED) && w->ended % 256)
         return;
     site_depth(self->site, stack_depth(&w->stacks, self->stack));
 }
@@ -366,7 +372,7 @@ __attribute__((always_inline, noreturn)) static inline void finish(wh_coro *self
     leave(self, stack);
 }
 
-void context_main(struct context *context)
+SANITIZER_UNWATCHED void context_main(struct context *context)
 {
     wh_coro *self = container_of(context, wh_coro, context);
     sanitizer_arrive(&self->sanitizer);
@@ -378,7 +384,7 @@ void context_main(struct context *context)
     uintptr_t raw = fn(a[0], a[1], a[2], a[3], a[4], a[5]);
     if (unlikely(self->extra))
         locals_destroy(self);
-    finish(self, widen(raw, self->site->ret_size));
+    finish(self, widen(raw, site_ret_size(self->site)));
 }
 
 /* ---- Handles ---- */

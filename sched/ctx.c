@@ -593,7 +593,8 @@ int wh_ctx_after_(struct wh_site *site, wh_ctx *ctx, wh_after **ret_after, void 
     after->ctx = is_static(ctx) ? NULL : ref(ctx);
     after->site = site;
     after->fn = fn;
-    for (unsigned i = 0; i < site->args; i++)
+    unsigned args = site_args(site);
+    for (unsigned i = 0; i < args; i++)
         after->words[i] = words[i];
     *ret_after = after;
 

@@ -189,6 +189,7 @@ static void worker_finish(struct worker *w)
     w->engine->type->destroy(w->engine);
     stack_pool_finish(&w->stacks);
     coro_slab_finish(w);
+    sanitizer_fibers_finish();
     ctx_finish(w);
     munmap(w->fds, w->fds_count * sizeof *w->fds);
 }

@@ -481,6 +481,17 @@ void coro_attach_stack(struct worker *w, wh_coro *coro);
 /* Calls visit with every coroutine of the worker that has not ended. */
 void coro_visit(struct worker *w, void (*visit)(wh_coro *coro, void *arg), void *arg);
 
+/* What a call takes and returns. In C++ each start stores them anew, the same. */
+static inline unsigned site_args(const struct wh_site *site)
+{
+    return __atomic_load_n(&site->args, __ATOMIC_RELAXED);
+}
+
+static inline unsigned site_ret_size(const struct wh_site *site)
+{
+    return __atomic_load_n(&site->ret_size, __ATOMIC_RELAXED);
+}
+
 /* Writes "name #id, started at file:line" into buf; as snprintf(3). */
 int coro_describe(const wh_coro *coro, char *buf, size_t size);
 

@@ -1,6 +1,6 @@
 /*
- * sanitizer.h: telling AddressSanitizer which stack we are on. (Valgrind is told of every slot
- * once, by the pool.)
+ * sanitizer.h: telling AddressSanitizer which stack we are on, and ThreadSanitizer which coroutine.
+ * (Valgrind is told of every slot once, by the pool.)
  *
  * Each context carries a `struct sanitizer`, empty in a plain build. Around a switch:
  *
@@ -15,9 +15,13 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #define WHORL_ASAN 1
+#elif defined(__SANITIZE_THREAD__)
+#define WHORL_TSAN 1
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer)
 #define WHORL_ASAN 1
+#elif __has_feature(thread_sanitizer)
+#define WHORL_TSAN 1
 #endif
 #endif
 
@@ -26,6 +30,9 @@ struct sanitizer {
     void *fake_stack;
     const void *bottom;
     size_t bytes;
+#endif
+#ifdef WHORL_TSAN
+    void *fiber;
 #endif
     char none[0];
 };
@@ -68,7 +75,67 @@ static inline void sanitizer_arrive(struct sanitizer *self)
     __sanitizer_finish_switch_fiber(self->fake_stack, NULL, NULL);
 }
 
+static inline void sanitizer_finish(struct sanitizer *s)
+{
+    (void)s;
+}
+
+#elif defined(WHORL_TSAN)
+
+#include <sanitizer/tsan_interface.h>
+
+/*
+ * A fiber a coroutine, from its first run to its end. A switch is a synchronisation: coroutines of
+ * one worker do not race, and what is looked for is races between threads. Fibers are dear (a
+ * megabyte of address space, mapped and unmapped), so each thread keeps some for the next
+ * coroutines. What a fiber has of calls that never returned would stay with it: context_main(),
+ * which ends a coroutine, is not instrumented.
+ */
+#define SANITIZER_UNWATCHED __attribute__((no_sanitize("thread")))
+
+void *sanitizer_fiber_take(void);
+void sanitizer_fiber_give(void *fiber);
+void sanitizer_fibers_finish(void);
+
+static inline void sanitizer_stack_set(struct sanitizer *s, const struct stack_pool *pool,
+                                       const struct stack *stack)
+{
+    (void)pool;
+    (void)stack;
+    s->fiber = sanitizer_fiber_take();
+}
+
+static inline void sanitizer_thread_set(struct sanitizer *s)
+{
+    s->fiber = __tsan_get_current_fiber();
+}
+
+/* Nothing that is instrumented stands between this and the switch. */
+__attribute__((always_inline)) static inline void
+sanitizer_leave(struct sanitizer *from, const struct sanitizer *to, bool dying)
+{
+    if (dying)
+        sanitizer_fiber_give(from->fiber); /* nobody takes it before the switch */
+    __tsan_switch_to_fiber(to->fiber, 0);
+}
+
+static inline void sanitizer_arrive(struct sanitizer *self)
+{
+    (void)self;
+}
+
+/* Of a coroutine that was abandoned. */
+static inline void sanitizer_finish(struct sanitizer *s)
+{
+    sanitizer_fiber_give(s->fiber);
+}
+
 #else
+
+static inline void sanitizer_finish(struct sanitizer *s)
+{
+    (void)s;
+}
 
 static inline void sanitizer_stack_set(struct sanitizer *s, const struct stack_pool *pool,
                                        const struct stack *stack)
@@ -95,6 +162,14 @@ static inline void sanitizer_arrive(struct sanitizer *self)
     (void)self;
 }
 
+#endif
+
+#ifndef WHORL_TSAN
+#define SANITIZER_UNWATCHED
+
+static inline void sanitizer_fibers_finish(void)
+{
+}
 #endif
 
 #endif

@@ -81,7 +81,7 @@ int wh_pool_submit_(struct wh_site *site, wh_pool *pool, bool may_park, void (*f
     if (unlikely(pool->closing))
         return -EPIPE;
     struct call call = {.site = site, .fn = fn};
-    memcpy(call.words, words, site->args * sizeof *words);
+    memcpy(call.words, words, site_args(site) * sizeof *words);
     return may_park ? wh_chan_send_(pool->calls, &call) : wh_chan_try_send_(pool->calls, &call);
 }
 

@@ -184,8 +184,9 @@ inline int start(const S &starter, wh_site *site, R (*fn)(P...), A &&...args)
     static_assert(sizeof...(P) <= 6, "wh_go: at most six arguments");
     static_assert(sizeof...(P) == sizeof...(A), "wh_go: wrong number of arguments");
     const uintptr_t words[7] = {word<P>(static_cast<A &&>(args))..., 0};
-    site->args = sizeof...(P);
-    site->ret_size = ret_size<R>();
+    /* Threads may start here at once, and store the same. */
+    __atomic_store_n(&site->args, static_cast<unsigned char>(sizeof...(P)), __ATOMIC_RELAXED);
+    __atomic_store_n(&site->ret_size, ret_size<R>(), __ATOMIC_RELAXED);
     return starter(site, reinterpret_cast<void (*)(void)>(fn), words);
 }
 

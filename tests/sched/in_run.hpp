@@ -215,11 +215,23 @@ constexpr bool WITH_ASAN = true;
 #else
 constexpr bool WITH_ASAN = false;
 #endif
+#if defined(__SANITIZE_THREAD__)
+constexpr bool WITH_TSAN = true;
+#else
+constexpr bool WITH_TSAN = false;
+#endif
+constexpr bool WITH_SANITIZER = WITH_ASAN || WITH_TSAN;
+
+/* ThreadSanitizer knows at most 8128 threads and coroutines at once. */
+constexpr int at_once(int coroutines)
+{
+    return WITH_TSAN && coroutines > 6000 ? 6000 : coroutines;
+}
 
 /* How often a repeated test repeats: less under a sanitizer, which is slower by as much. */
 constexpr int times(int plain)
 {
-    return WITH_ASAN ? (plain + 4) / 5 : plain;
+    return WITH_SANITIZER ? (plain + 4) / 5 : plain;
 }
 
 /* A variable of the environment for the length of a block. */

@@ -350,7 +350,7 @@ TEST_CASE("run: many runs in a row leave nothing behind")
     INFO("grew by " << (static_cast<long>(rss_bytes()) - static_cast<long>(rss)) << " bytes");
     /* A leaked ring would be 80 KiB a run, a stack 4. A sanitizer keeps freed memory for a while.
      */
-    CHECK(rss_bytes() < rss + (size_t(WITH_ASAN ? 64 : 2) << 20));
+    CHECK(rss_bytes() < rss + (size_t(WITH_SANITIZER ? 64 : 2) << 20));
 }
 
 /* ---- Several runs ---- */
@@ -447,7 +447,7 @@ TEST_CASE("run: at stacks_max a start is -ENOMEM, and works again when a corouti
 
 TEST_CASE("run: without address space a start is -ENOMEM with a reason, and nothing breaks")
 {
-    if (WITH_ASAN)
+    if (WITH_SANITIZER)
         SKIP("AddressSanitizer needs terabytes of address space itself");
     ChildEnd end = in_child([] {
         return in_run([] {

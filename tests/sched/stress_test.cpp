@@ -34,7 +34,7 @@ void read_for_ever(int fd, uint64_t *cancelled)
 /* Without guard regions each stack is two mappings, and vm.max_map_count ends at 65530. */
 int many()
 {
-    return has_cap("guard") ? times(100000) : 20000;
+    return at_once(has_cap("guard") ? times(100000) : 20000);
 }
 
 void check_all_back(const wh_stats &stats, uint64_t started)
