@@ -65,7 +65,7 @@ struct wh_chan {
     size_t elem_bytes;
     uint32_t refs;
     bool closed;
-    _Alignas(16) char slots[];
+    char slots[] __attribute__((aligned(16)));
 };
 
 /* What wakes who waits on a channel. */

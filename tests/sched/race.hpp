@@ -1,14 +1,8 @@
 /*
  * race.hpp: one coroutine waits in a call, and several things happen to it, in every order.
  *
- * The waiter is parked in a call of a Wait. Then each event of an order is made to happen by a
- * coroutine of its own, started by the driver. Between two events there is either nothing, so that
- * both happen in the same turn of the loop and the kernel hears of both in one entry; or a pause
- * that lasts until the waiter has returned, so that the later one finds it done.
- *
- *      order  data cancel | close       "|": a pause
- *             \_________/
- *              the first group: decides what the call returns
+ * The waiter is parked in a call of a Wait, and the events of an order happen (order.hpp). In one
+ * turn of the loop the kernel hears of several in one entry.
  *
  * So the contract of whorl/io.h becomes checkable without knowing the kernel's timing:
  *   - the call returns exactly one outcome, and one that an event of the first group explains;
@@ -17,26 +11,21 @@
  *   - the buffer is not written to after the call has returned;
  *   - the next call fails as documented: -ECANCELED, else -ETIMEDOUT, else -EBADF;
  *   - a close succeeds, once, and the peer sees it.
- *
- * The deadline passes by an intervention in the waiter's timer: real time would decide the order.
  */
 #ifndef TESTS_SCHED_RACE_HPP
 #define TESTS_SCHED_RACE_HPP
 
-#include "tests/sched/in_run.hpp"
+#include "tests/sched/order.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
-#include <algorithm>
 #include <memory>
-#include <vector>
-
-extern "C" {
-#include "sched/sched.h"
-}
 
 namespace race
 {
+
+using orders::Order;
+using orders::pass_deadline;
 
 enum Event { DATA, FIN, DEADLINE, CANCEL, CLOSE, EVENTS };
 
@@ -118,57 +107,6 @@ class Wait
     }
 };
 
-struct Order {
-    std::vector<Event> events;
-    unsigned pauses; /* bit i: one after event i */
-
-    std::string text() const
-    {
-        std::string text;
-        for (size_t i = 0; i < events.size(); i++) {
-            text += event_names[events[i]];
-            text += pauses >> i & 1 ? " | " : " ";
-        }
-        return text;
-    }
-    /* The events that happen before the first pause. */
-    unsigned first_group() const
-    {
-        unsigned group = 0;
-        for (size_t i = 0; i < events.size(); i++) {
-            group |= 1u << events[i];
-            if (pauses >> i & 1)
-                break;
-        }
-        return group;
-    }
-    unsigned all() const
-    {
-        unsigned all = 0;
-        for (Event event : events)
-            all |= 1u << event;
-        return all;
-    }
-};
-
-/* Every order of every subset of the events, with every set of pauses. */
-inline std::vector<Order> all_orders(const std::vector<Event> &events)
-{
-    std::vector<Order> orders;
-    for (unsigned subset = 1; subset < 1u << events.size(); subset++) {
-        std::vector<Event> chosen;
-        for (size_t i = 0; i < events.size(); i++)
-            if (subset >> i & 1)
-                chosen.push_back(events[i]);
-        std::sort(chosen.begin(), chosen.end());
-        do {
-            for (unsigned pauses = 0; pauses < 1u << (chosen.size() - 1); pauses++)
-                orders.push_back({chosen, pauses});
-        } while (std::next_permutation(chosen.begin(), chosen.end()));
-    }
-    return orders;
-}
-
 struct Outcome {
     ssize_t first = INT32_MIN; /* of the call that was under way */
     ssize_t next = INT32_MIN;  /* of the one after it */
@@ -178,16 +116,6 @@ struct Outcome {
     bool returned = false;
     bool all_happened = false;
 };
-
-/* Makes the waiter's deadline one that has passed, as if time had. */
-inline void pass_deadline(wh_coro *waiter)
-{
-    struct wheel *wheel = &waiter->worker->wheel;
-    waiter->deadline_ns = 0;
-    if (timer_armed(&waiter->timer))
-        wheel_cancel(wheel, &waiter->timer);
-    wheel_arm(wheel, &waiter->timer, 0);
-}
 
 inline void happen(Event event, Wait &wait, wh_coro *waiter, Outcome &outcome)
 {
@@ -221,10 +149,7 @@ inline ssize_t expected_failure(const Order &order, const Wait &wait)
 /* Lets turns pass until the waiter has returned. */
 inline void pause(Turns &turn, const Outcome &outcome)
 {
-    int64_t limit_ns = wh_now() + 20 * WH_SECOND;
-    do
-        turn(2);
-    while (!outcome.returned && wh_now() < limit_ns);
+    orders::pause_until(turn, [&] { return outcome.returned; });
 }
 
 inline Outcome drive(const Order &order, Wait &wait, Turns &turn)
@@ -249,7 +174,7 @@ inline Outcome drive(const Order &order, Wait &wait, Turns &turn)
 
     std::vector<wh_coro *> events;
     for (size_t i = 0; i < order.events.size(); i++) {
-        Event event = order.events[i];
+        Event event = static_cast<Event>(order.events[i]);
         events.push_back(spawn([&, event] { happen(event, wait, waiter, outcome); }));
         if (order.pauses >> i & 1)
             pause(turn, outcome);
@@ -303,19 +228,19 @@ inline std::string judge(const Order &order, const Outcome &outcome, Wait &wait)
 
 /* Runs every order of the events against waits of the kind W, and complains of each that is wrong;
  * returns how many orders there were. */
-template <typename W, typename... A> int all(const std::vector<Event> &events, A... arguments)
+template <typename W, typename... A> int all(const std::vector<int> &events, A... arguments)
 {
     int count = 0, wrong = 0;
     const int fds_before = fds_open();
     in_run([&] {
         Turns turn;
-        for (const Order &order : all_orders(events)) {
+        for (const Order &order : orders::all_orders(events)) {
             auto wait = std::make_unique<W>(arguments...);
             Outcome outcome = drive(order, *wait, turn);
             std::string what = judge(order, outcome, *wait);
             count++;
             if (!what.empty() && wrong++ < 20) {
-                INFO(order.text() << ": returned " << outcome.first);
+                INFO(order.text(event_names) << ": returned " << outcome.first);
                 FAIL_CHECK(what);
             }
         }
