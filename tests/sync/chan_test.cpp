@@ -1,0 +1,1 @@
+/* chan_test.cpp: to come */
