@@ -104,10 +104,7 @@ int wh_chan_try_send_(wh_chan *ch, const void *elem)
 __attribute__((noinline)) static int recv_wait(wh_coro *self, wh_chan *ch, void *elem)
 {
     self->waiter.data = elem;
-    int rc = queue_park(self, &ch->receivers, &wait_recv);
-    if (unlikely(rc == CHAN_ENDED) && elem)
-        memset(elem, 0, ch->elem_bytes);
-    return rc;
+    return queue_park(self, &ch->receivers, &wait_recv);
 }
 
 int wh_chan_recv_(wh_chan *ch, void *elem)
@@ -136,7 +133,13 @@ void wh_chan_close_(wh_chan *ch)
     if (unlikely(ch->closed))
         chan_misuse("wh_chan_close", "closes a channel that is closed already");
     ch->closed = true;
-    queue_wake_all(&ch->receivers, CHAN_ENDED);
+    struct waiter *receiver;
+    while ((receiver = queue_take(&ch->receivers))) {
+        /* Now: when it runs the channel may be gone. */
+        if (receiver->data)
+            memset(receiver->data, 0, ch->elem_bytes);
+        waiter_wake(receiver, CHAN_ENDED);
+    }
     queue_wake_all(&ch->senders, CHAN_CLOSED);
 }
 

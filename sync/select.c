@@ -254,8 +254,6 @@ static int won_case(const struct select *s)
 static inline void note(const wh_case *c, int how)
 {
     if (c->kind == WH_CASE_RECV_) {
-        if (how == CHAN_ENDED && c->data)
-            memset(c->data, 0, ((wh_chan *)c->object)->elem_bytes);
         if (c->ok)
             *c->ok = how == CHAN_DONE;
     } else if (c->kind == WH_CASE_SEND_ && unlikely(how == CHAN_CLOSED)) {
