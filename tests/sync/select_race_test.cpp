@@ -1,0 +1,1 @@
+/* select_race: to come */
