@@ -138,25 +138,26 @@ template <typename T> inline wh_chan *chan_of(T *(*ch)[WH_CHAN_TAG_])
     return reinterpret_cast<wh_chan *>(ch);
 }
 
-/* NULL drops the element, a pointer must be to T: the second parameter deduces nothing. */
-template <typename T>
-inline T *chan_into(T *(*)[WH_CHAN_TAG_], typename chan_elem<T *(*)[WH_CHAN_TAG_]>::type *elem)
+/* For a channel of type C: NULL drops the element, a pointer must be to its T. */
+template <typename C>
+inline typename chan_elem<C>::type *chan_into(typename chan_elem<C>::type *elem)
 {
     return elem;
 }
-template <typename T>
-inline const T *chan_from(T *(*)[WH_CHAN_TAG_],
-                          const typename chan_elem<T *(*)[WH_CHAN_TAG_]>::type *elem)
+template <typename C>
+inline const typename chan_elem<C>::type *chan_from(const typename chan_elem<C>::type *elem)
 {
     return elem;
 }
 
 } // namespace whorl
 
+/* Each evaluates a channel once or not at all. */
 #define WH_CHAN_OF_(ch)         (::whorl::chan_of(ch))
-#define WH_CHAN_ELEM_(ch)       ::whorl::chan_elem<typename std::decay<decltype(ch)>::type>::type
-#define WH_CHAN_INTO_(ch, elem) (::whorl::chan_into((ch), (elem)))
-#define WH_CHAN_FROM_(ch, elem) (::whorl::chan_from((ch), (elem)))
+#define WH_CHAN_TYPE_(ch)       typename std::decay<decltype(ch)>::type
+#define WH_CHAN_ELEM_(ch)       typename ::whorl::chan_elem<WH_CHAN_TYPE_(ch)>::type
+#define WH_CHAN_INTO_(ch, elem) (::whorl::chan_into<WH_CHAN_TYPE_(ch)>(elem))
+#define WH_CHAN_FROM_(ch, elem) (::whorl::chan_from<WH_CHAN_TYPE_(ch)>(elem))
 
 #else
 

@@ -653,6 +653,56 @@ TEST_CASE("chan: giving back the last hold while others wait aborts with the cor
     CHECK(aborted_by_culprit(end, "wh_chan_unref"));
 }
 
+namespace
+{
+
+/* In a template the type of the channel is not known yet. */
+template <typename T> int send_and_receive(WH_CHAN(T) ch, T value, T *into)
+{
+    (void)wh_chan_try_send(ch, value);
+    const int sent = wh_chan_send(ch, value);
+    return sent < 0 ? sent : wh_chan_recv(ch, into);
+}
+
+} // namespace
+
+TEST_CASE("chan: the macros evaluate a channel once, and work in templates of C++")
+{
+    in_run([] {
+        Ints ch = wh_chan_create(int, 4);
+        int x = 0, evaluated = 0, rc = 0;
+        auto counted = [&] {
+            evaluated++;
+            return ch;
+        };
+        rc = wh_chan_send(counted(), 1);
+        CHECK(rc == 0);
+        CHECK(evaluated == 1);
+        rc = wh_chan_send_from(counted(), &x);
+        CHECK(rc == 0);
+        CHECK(evaluated == 2);
+        rc = wh_chan_recv(counted(), &x);
+        CHECK(rc == 1);
+        CHECK(evaluated == 3);
+        rc = wh_chan_try_recv(counted(), &x);
+        CHECK(rc == 1);
+        CHECK(evaluated == 4);
+        rc = wh_chan_try_send(counted(), 1);
+        CHECK(rc == 0);
+        CHECK(evaluated == 5);
+        wh_chan_unref(wh_chan_ref(counted()));
+        CHECK(evaluated == 6);
+        CHECK(wh_chan_len(counted()) + wh_chan_cap(counted()) == 5);
+        CHECK(evaluated == 8);
+        rc = send_and_receive(ch, 3, &x);
+        CHECK(rc == 1);
+        CHECK(wh_chan_len(ch) == 2);
+        wh_chan_close(counted());
+        CHECK(evaluated == 9);
+        wh_chan_unref(ch);
+    });
+}
+
 TEST_CASE("chan: many senders and receivers under cancels and deadlines lose and double nothing")
 {
     for (size_t capacity : {0, 1, 5})
