@@ -172,7 +172,7 @@ inline Outcome play(const Order &order, Scene &scene, Turns &turn)
     wh_assert(waiter->state == CORO_PARKED);
 
     auto settle = [&] {
-        turn(2); /* all have happened now that do not wait */
+        turn(4); /* all have happened now that do not wait */
         if (outcome.could_end)
             pause_until(turn, [&] { return outcome.returned; });
     };

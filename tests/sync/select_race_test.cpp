@@ -114,6 +114,7 @@ class Everything : public Scene
     }
     ~Everything() override
     {
+        end_target();
         wh_timer_destroy(timer_);
         wh_ctx_destroy(done_);
         unref(a_, b_, c_, gate_);
@@ -127,7 +128,7 @@ class Everything : public Scene
             WH_DONE(done_),
             WH_TICK(timer_),
             WH_READABLE(what_ & (READABLE | SHUT) ? fd_ : -1),
-            WH_JOINABLE(target_),
+            WH_JOINABLE(target_), /* NULL for the call after it: never ready */
             what_ & TIME ? WH_AFTER(WH_HOUR) : WH_AT(WH_NEVER),
         };
         /* Without the descriptor's case a select has no polls to wait for. */
@@ -137,17 +138,14 @@ class Everything : public Scene
     }
     void finish() override
     {
-        worker_in_flight_ = worker_tls->ops_in_flight;
-        if (!ended_)
-            (void)wh_chan_try_send(gate_, 1);
-        join(target_);
+        end_target();
     }
     std::string wrong(int result) override
     {
         if (!quiet(a_) || !quiet(b_) || !quiet(c_) || !list_empty(&timer_->waiters) ||
             !list_empty(ctx_waiters(done_)))
             return "it is still in a queue";
-        if (worker_in_flight_)
+        if (worker_tls->ops_in_flight)
             return "a poll is still in flight";
         if (sent_ != (result == 0) || (result == 0 ? got_a_ != 5 || !ok_a_ : got_a_ != 77))
             return "an element that was sent was not received, or received otherwise";
@@ -168,6 +166,15 @@ class Everything : public Scene
     }
 
   private:
+    void end_target()
+    {
+        if (!ended_)
+            (void)wh_chan_try_send(gate_, 1);
+        ended_ = true;
+        if (target_)
+            join(std::exchange(target_, nullptr));
+    }
+
     const unsigned what_;
     Ints a_ = wh_chan_create(int, 0), b_ = wh_chan_create(int, 0), c_ = wh_chan_create(int, 0);
     Ints gate_ = wh_chan_create(int, 0);
@@ -182,7 +189,6 @@ class Everything : public Scene
     bool ok_a_ = false, ok_b_ = true;
     int sent_ = 0, received_ = 0, ticks_ = 0, shut_rc_ = INT_MIN;
     bool received_wrong_ = false, written_ = false, ended_ = false, shut_ = false;
-    uint64_t worker_in_flight_ = 0;
 };
 
 int play_all(unsigned what, size_t paused_max)
