@@ -155,7 +155,8 @@ static int slot_take(wh_coro *self, wh_group *group, bool may_park)
 }
 
 /* In the group's context: the starter is usually within it, and its own then goes for the member,
- * as with wh_go(). */
+ * as with wh_go(). The starter has its slot: what has ended its own context since does not count.
+ */
 static int start(wh_coro *self, wh_group *group, struct wh_site *site, void (*fn)(void),
                  const uintptr_t *words)
 {
@@ -164,8 +165,10 @@ static int start(wh_coro *self, wh_group *group, struct wh_site *site, void (*fn
         return coro_start_hooked(self, site, fn, words, &group->hook);
     WH_WITH_CTX(group->ctx)
     {
-        rc = ended(self);
-        if (rc == 0)
+        rc = ctx_ended(group->ctx);
+        if (unlikely(!ctx_within(self->ctx, group->ctx)))
+            rc = -ENOMEM; /* the block could not be entered */
+        else if (likely(rc == 0))
             rc = coro_start_hooked(self, site, fn, words, &group->hook);
     }
     return rc;
