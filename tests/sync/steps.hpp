@@ -159,7 +159,8 @@ class Drive
         happen();
         std::string what = judge();
         end();
-        return !what.empty() ? what : judge_end();
+        std::string at_end = judge_end();
+        return !what.empty() ? what : at_end;
     }
 
   private:
