@@ -160,7 +160,7 @@ static inline void start(struct worker *w, wh_coro *coro, struct wh_site *site, 
 {
     coro->worker = w;
     coro->state = CORO_NEW;
-    coro->flags = (uint8_t)flags;
+    coro->flags = (uint8_t)(flags | (from->flags & CORO_CTX_ENDED));
     coro->id = (uint32_t)++w->started;
     coro->deadline_ns = from->deadline_ns;
     coro->ctx = NULL;

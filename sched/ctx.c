@@ -196,7 +196,7 @@ static wh_ctx *create_for(wh_coro *self, wh_ctx *parent, int64_t deadline_ns)
             deadline_ns = self->deadline_ns;
         wh_ctx *ctx = create(self->worker, self->ctx, deadline_ns);
         if (ctx && unlikely(self->flags & (CORO_CANCELLED | CORO_CTX_ENDED)) && !ctx->cause)
-            wh_ctx_cancel(ctx, 0);
+            wh_ctx_cancel(ctx, self->flags & CORO_CTX_ENDED ? no_memory.cause : 0);
         return ctx;
     }
     if (unlikely(parent == &no_memory))
@@ -281,6 +281,8 @@ int wh_ctx_cause(wh_ctx *ctx)
     wh_coro *self = self_or_panic("wh_ctx_cause");
     const wh_ctx *of = ctx ? ctx : self->ctx;
     int cause = !of ? 0 : is_static(of) ? of->cause : cause_of(self->worker, of);
+    if (unlikely(!cause && !ctx && self->flags & CORO_CTX_ENDED))
+        cause = no_memory.cause; /* see enter_cancelled() */
     return cause ? cause : wh_ctx_err(ctx);
 }
 
@@ -474,7 +476,9 @@ static struct wh_ctx_scope enter(wh_coro *self, wh_ctx *ctx, int64_t deadline_ns
     return scope;
 }
 
-/* For want of memory: the block is in no other context, and everything in it fails. */
+/* For want of memory: the block is in no other context, and everything in it fails. The flag alone
+ * says so: without a cause of the ambient context it means this, and what is started inherits it.
+ */
 COLD static struct wh_ctx_scope enter_cancelled(wh_coro *self)
 {
     struct wh_ctx_scope scope = enter(self, ref(self->ctx), self->deadline_ns, &no_memory);
