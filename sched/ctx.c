@@ -21,7 +21,7 @@
  * hundred thousand waits do not stop the worker. Walked members and children are taken off the
  * lists and linked with themselves; a member that comes to a cancelled context is marked at once
  * and never listed. While a sweep is under way, a context may be below a cancelled one and not yet
- * know: cause_of() looks upwards then.
+ * know: cause_of() looks upwards then, and a member that makes a call does so, too.
  *
  * A context has one parent, and one more when it stands for a block under a handle that has nothing
  * to do with the blocks around it: it ends with either.
@@ -442,6 +442,15 @@ static inline void join(wh_coro *coro, wh_ctx *ctx)
 void ctx_adopt(wh_coro *coro, wh_ctx *ctx)
 {
     join(coro, ref(ctx));
+}
+
+bool ctx_unswept(wh_coro *self)
+{
+    if (!self->ctx || !cause_of(self->worker, self->ctx))
+        return false;
+    list_remove(&self->ctx_link);
+    self->flags |= CORO_CTX_ENDED;
+    return true;
 }
 
 void ctx_abandon(wh_coro *coro)

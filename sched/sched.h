@@ -329,10 +329,20 @@ static inline int64_t deadline_after(const wh_coro *self, int64_t duration_ns)
     return deadline_ns;
 }
 
-/* Why the running coroutine may not wait any more: -ECANCELED, -ETIMEDOUT, or 0. */
-static inline int ended(const wh_coro *self)
+/* Whether the running coroutine's context is below one that is being cancelled: the sweep may not
+ * have come to it yet. (ctx.c) */
+COLD bool ctx_unswept(wh_coro *self);
+
+static inline bool cancelled(wh_coro *self)
 {
-    if (unlikely(self->flags & (CORO_CANCELLED | CORO_CTX_ENDED)))
+    return unlikely(self->flags & (CORO_CANCELLED | CORO_CTX_ENDED)) ||
+           (unlikely(!list_empty(&self->worker->sweeps)) && ctx_unswept(self));
+}
+
+/* Why the running coroutine may not wait any more: -ECANCELED, -ETIMEDOUT, or 0. */
+static inline int ended(wh_coro *self)
+{
+    if (unlikely(cancelled(self)))
         return -ECANCELED;
     if (self->deadline_ns != WH_NEVER && unlikely(deadline_passed(self)))
         return -ETIMEDOUT;
@@ -341,9 +351,9 @@ static inline int ended(const wh_coro *self)
 
 /* The same as of the loop's last turn, without a look at the clock: for calls that cost less than
  * the look. */
-static inline int ended_by_turn(const wh_coro *self)
+static inline int ended_by_turn(wh_coro *self)
 {
-    if (unlikely(self->flags & (CORO_CANCELLED | CORO_CTX_ENDED)))
+    if (unlikely(cancelled(self)))
         return -ECANCELED;
     return unlikely(self->deadline_ns <= self->worker->now_ns) ? -ETIMEDOUT : 0;
 }
