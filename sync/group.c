@@ -190,7 +190,10 @@ int wh_group_go_(struct wh_site *site, wh_group *group, bool may_park, void (*fn
         return rc;
     /* It may have been handed over a while ago. */
     rc = unlikely(group->error) ? -ECANCELED : start(self, group, site, fn, words);
-    if (unlikely(rc < 0))
+    if (unlikely(rc < 0)) {
+        if (rc == -ENOMEM)
+            fail(group, rc); /* a member is missing, which nobody may overlook */
         slot_give(group);
+    }
     return rc;
 }

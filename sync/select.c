@@ -63,6 +63,7 @@ static inline bool ready(const wh_coro *self, const wh_case *c)
     case WH_CASE_AFTER_: return c->ns <= 0;
     case WH_CASE_AT_: return time_has_come(self, c->ns);
     case WH_CASE_TICK_: return c->object && ((wh_timer *)c->object)->pending;
+    case WH_CASE_EVENT_: return c->object && ((wh_event *)c->object)->set;
     case WH_CASE_DONE_: return c->object && ctx_ended(c->object);
     case WH_CASE_JOINABLE_: return c->object && ((wh_coro *)c->object)->state == CORO_DEAD;
     default: return false;
@@ -188,6 +189,7 @@ static int queue_case(struct select *s, int i, struct poll_wait *poll)
     case WH_CASE_RECV_: queue_at(s, i, &((wh_chan *)c->object)->receivers, c->data); break;
     case WH_CASE_SEND_: queue_at(s, i, &((wh_chan *)c->object)->senders, c->data); break;
     case WH_CASE_TICK_: queue_at(s, i, &((wh_timer *)c->object)->waiters, NULL); break;
+    case WH_CASE_EVENT_: queue_at(s, i, queue_of(&((wh_event *)c->object)->waiters), NULL); break;
     case WH_CASE_DONE_: queue_done(s, i, c->object); break;
     case WH_CASE_JOINABLE_: return queue_join(s, i, c->object);
     default: break;

@@ -57,7 +57,10 @@ WH_BEGIN_DECLS
  * wh_chan_ref(ch): one holder more; returns ch. wh_chan_unref(ch): one holder less; the last one
  * frees the channel and what is in its buffer, and nobody may wait on it then. For channels whose
  * last user is not known beforehand: each coroutine that is given one holds it. NULL does nothing.
- * Neither parks.
+ * Neither parks. A start can fail, and its hold is then still the starter's:
+ *
+ *     if (wh_go(consume, wh_chan_ref(ch)) < 0)
+ *         wh_chan_unref(ch);
  */
 #define wh_chan_ref(ch)   ((__typeof__(ch))wh_chan_ref_(WH_CHAN_OF_(ch)))
 #define wh_chan_unref(ch) wh_chan_unref_(WH_CHAN_OF_(ch))
@@ -67,10 +70,10 @@ WH_BEGIN_DECLS
  * which is read until the call returns: for large elements, which are then copied once. May park.
  * Returns 0, or -ETIMEDOUT, -ECANCELED as above.
  */
-#define wh_chan_send(ch, ...)                      \
-    __extension__({                                \
-        WH_CHAN_ELEM_(ch) wh_elem_ = __VA_ARGS__;  \
-        wh_chan_send_(WH_CHAN_OF_(ch), &wh_elem_); \
+#define wh_chan_send(ch, ...)                                     \
+    __extension__({                                               \
+        WH_CHAN_ELEM_(ch) wh_elem_ = __VA_ARGS__;                 \
+        wh_chan_send_(WH_CHAN_OF_(ch), WH_CHAN_SENT_(&wh_elem_)); \
     })
 #define wh_chan_send_from(ch, elem) wh_chan_send_(WH_CHAN_OF_(ch), WH_CHAN_FROM_(ch, elem))
 
@@ -84,10 +87,10 @@ WH_BEGIN_DECLS
 
 /* The same without waiting: they return -EAGAIN when they would have to. They do not park and do
  * not look at the context. On a NULL channel always -EAGAIN. */
-#define wh_chan_try_send(ch, ...)                      \
-    __extension__({                                    \
-        WH_CHAN_ELEM_(ch) wh_elem_ = __VA_ARGS__;      \
-        wh_chan_try_send_(WH_CHAN_OF_(ch), &wh_elem_); \
+#define wh_chan_try_send(ch, ...)                                     \
+    __extension__({                                                   \
+        WH_CHAN_ELEM_(ch) wh_elem_ = __VA_ARGS__;                     \
+        wh_chan_try_send_(WH_CHAN_OF_(ch), WH_CHAN_SENT_(&wh_elem_)); \
     })
 #define wh_chan_try_recv(ch, elem) wh_chan_try_recv_(WH_CHAN_OF_(ch), WH_CHAN_INTO_(ch, elem))
 
@@ -158,6 +161,7 @@ inline const typename chan_elem<C>::type *chan_from(const typename chan_elem<C>:
 #define WH_CHAN_ELEM_(ch)       typename ::whorl::chan_elem<WH_CHAN_TYPE_(ch)>::type
 #define WH_CHAN_INTO_(ch, elem) (::whorl::chan_into<WH_CHAN_TYPE_(ch)>(elem))
 #define WH_CHAN_FROM_(ch, elem) (::whorl::chan_from<WH_CHAN_TYPE_(ch)>(elem))
+#define WH_CHAN_SENT_(elem)     (static_cast<const void *>(elem))
 
 #else
 
@@ -165,8 +169,17 @@ inline const typename chan_elem<C>::type *chan_from(const typename chan_elem<C>:
 /* Does not compile unless ch is a channel. */
 #define WH_CHAN_OF_(ch) \
     ((wh_chan *)(1 ? (ch) : (__typeof__(WH_CHAN_ELEM_(ch) * (*)[WH_CHAN_TAG_]))0))
-#define WH_CHAN_INTO_(ch, elem) (1 ? (elem) : (WH_CHAN_ELEM_(ch) *)0)
-#define WH_CHAN_FROM_(ch, elem) (1 ? (elem) : (const WH_CHAN_ELEM_(ch) *)0)
+/* p, which does not compile unless it is NULL or a pointer to the type. */
+#define WH_CHAN_POINTER_(type, p)                                                              \
+    ((void)sizeof(struct {                                                                     \
+         _Static_assert(__builtin_types_compatible_p(__typeof__(1 ? (p) : (type *)0), type *), \
+                        "this is no pointer to what the channel carries");                     \
+         int none;                                                                             \
+     }),                                                                                       \
+     (1 ? (p) : (type *)0))
+#define WH_CHAN_INTO_(ch, elem) ((void *)WH_CHAN_POINTER_(WH_CHAN_ELEM_(ch), elem))
+#define WH_CHAN_FROM_(ch, elem) ((const void *)WH_CHAN_POINTER_(const WH_CHAN_ELEM_(ch), elem))
+#define WH_CHAN_SENT_(elem)     ((const void *)(elem))
 
 #endif
 

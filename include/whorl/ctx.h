@@ -21,7 +21,11 @@
  *     has done nothing: no element was sent or taken, no lock is held, no byte was moved.
  *   - A call made in a context that has ended does nothing and fails, even if it would not have had
  *     to wait. Only these do not look: calls that never park, locking a mutex or rwlock that is
- *     free, wh_close() and wh_group_wait().
+ *     free, wh_once_do() unless another call is under way, wh_close(), wh_group_wait() and
+ *     wh_pool_destroy(). So a loop around such calls must end when one fails: a select in a loop
+ *     needs a `default: return` for it.
+ *   - A deadline has passed when the loop has seen it pass; calls that do not wait (channels,
+ * locks, select) do not look at the clock themselves.
  *   - When cancel and deadline both have come, the call says -ECANCELED.
  *
  * A context belongs to the run whose coroutines use it. Its handle is counted: whoever has one
@@ -148,11 +152,12 @@ WH_API int wh_ctx_after_(struct wh_site *site, wh_ctx *ctx, wh_after **ret_after
                                           *wh_once_##n = &wh_scope_##n;                      \
          wh_once_##n; wh_once_##n = NULL)
 
-/* A second, empty loop, only to declare the name. */
+/* A second loop, only to declare the name. */
 #define WH_CTX_NAMED_(name, enter, n) WH_CTX_NAMED_N_(name, enter, n)
-#define WH_CTX_NAMED_N_(name, enter, n) \
-    WH_CTX_BLOCK_N_(enter, n)           \
-    for (wh_ctx *name = wh_scope_##n.owned, *wh_named_##n = name; wh_named_##n; wh_named_##n = NULL)
+#define WH_CTX_NAMED_N_(name, enter, n)                                           \
+    WH_CTX_BLOCK_N_(enter, n)                                                     \
+    for (wh_ctx * name __attribute__((unused)) = wh_scope_##n.owned; wh_once_##n; \
+         wh_once_##n = NULL)
 
 WH_END_DECLS
 

@@ -48,8 +48,10 @@ typedef struct wh_group_options {
  * the group has as many members as its limit it waits for one to end: may park then. Returns 0, or
  * with nothing started
  *   -ECANCELED, -ETIMEDOUT   the group's context, or the caller's, has ended
- *   -ENOMEM                  as wh_go()
- * wh_group_try_go() never parks and says -EAGAIN at the limit. Members may start members.
+ *   -ENOMEM                  as wh_go(): this fails the group, as a member's error would, so that
+ *                            wh_group_wait() never says 0 of a group that lacks one
+ * wh_group_try_go() never parks and says -EAGAIN at the limit. Members may start members. In a loop
+ * that starts many the result may be ignored: the group remembers what matters.
  */
 #define wh_group_go(group, ...)     WH_START_(wh_group_go_, (group), true, __VA_ARGS__)
 #define wh_group_try_go(group, ...) WH_START_(wh_group_go_, (group), false, __VA_ARGS__)
@@ -83,13 +85,14 @@ WH_API int wh_group_go_(struct wh_site *site, wh_group *group, bool may_park, vo
                         const uintptr_t *words);
 
 #define WH_GROUP_BLOCK_(name, options, n) WH_GROUP_BLOCK_N_(name, options, n)
-#define WH_GROUP_BLOCK_N_(name, options, n)                                           \
-    for (struct wh_group_scope wh_scope_##n                                           \
-         __attribute__((cleanup(wh_group_leave_))) = wh_group_enter_(options),        \
-         *wh_once_##n = &wh_scope_##n;                                                \
-         wh_once_##n; wh_once_##n = NULL)                                             \
-        for (wh_group *name = wh_scope_##n.group, *wh_named_##n = name; wh_named_##n; \
-             wh_named_##n = NULL, wh_scope_##n.off_end = true)
+/* The second loop only declares the name. */
+#define WH_GROUP_BLOCK_N_(name, options, n)                                             \
+    for (struct wh_group_scope wh_scope_##n                                             \
+         __attribute__((cleanup(wh_group_leave_))) = wh_group_enter_(options),          \
+         *wh_once_##n = &wh_scope_##n;                                                  \
+         wh_once_##n; wh_once_##n = NULL)                                               \
+        for (wh_group * name __attribute__((unused)) = wh_scope_##n.group; wh_once_##n; \
+             wh_once_##n = NULL, wh_scope_##n.off_end = true)
 
 WH_END_DECLS
 

@@ -9,8 +9,11 @@
  *     case 1: result = next(); break;
  *     case 2: return;
  *     case 3: puts("nobody came"); break;
- *     case -ECANCELED: return;                    the ambient context ended
+ *     default: return;                            negative: the ambient context has ended
  *     }
+ *
+ * In a loop the `default` is not to be left out: a select in a context that has ended returns at
+ * once, for ever.
  *
  * Exactly one case happens; the others leave nothing behind: no element sent or taken, no timer, no
  * operation in flight. Of several that are ready each is as likely as the others. When none is, the
@@ -18,7 +21,8 @@
  * received into memory that must stay valid until the call returns.
  *
  * The macros below make a case; they are evaluated in the order they are written in, whether their
- * case happens or not. A case on a NULL channel (or NULL context, coroutine, timer) is never ready.
+ * case happens or not. A case on a NULL channel (or NULL context, coroutine, timer, event) is never
+ * ready.
  */
 #ifndef WHORL_SELECT_H
 #define WHORL_SELECT_H
@@ -26,6 +30,7 @@
 #include <whorl/chan.h>
 #include <whorl/coro.h>
 #include <whorl/ctx.h>
+#include <whorl/sync.h>
 #include <whorl/time.h>
 #include <whorl/types.h>
 
@@ -62,6 +67,9 @@ typedef struct wh_case {
 
 /* A tick of the timer (whorl/timer.h), which the case takes. */
 #define WH_TICK(timer) wh_case_object_(WH_CASE_TICK_, WH_A_(wh_timer *, timer))
+
+/* The event is set (whorl/sync.h). */
+#define WH_EVENT_SET(event) wh_case_object_(WH_CASE_EVENT_, WH_A_(wh_event *, event))
 
 /* The context has ended (whorl/ctx.h). */
 #define WH_DONE(ctx) wh_case_object_(WH_CASE_DONE_, WH_A_(wh_ctx *, ctx))
@@ -103,6 +111,7 @@ enum {
     WH_CASE_AFTER_,
     WH_CASE_AT_,
     WH_CASE_TICK_,
+    WH_CASE_EVENT_,
     WH_CASE_DONE_,
     WH_CASE_JOINABLE_,
     WH_CASE_FD_,

@@ -3,7 +3,11 @@
  *
  *     wh_timer *every = wh_timer_create(WH_SECOND, WH_SECOND);
  *     for (;;)
- *         switch (wh_select(WH_TICK(every), WH_DONE(ctx))) { ... }
+ *         switch (wh_select(WH_TICK(every), WH_RECV(jobs, &job))) {
+ *         case 0: look_around(); break;
+ *         case 1: run(job); break;
+ *         default: return;                      the context has ended
+ *         }
  *
  * For a wait that is to end at some time WH_WITH_TIMEOUT or WH_AFTER suffice; a timer is for what
  * others stop or reset, and for ticking without drift. A tick that nobody takes waits for the next
