@@ -86,6 +86,39 @@ TEST_CASE("group: cancelling a context around it reaches the members, not the wa
     });
 }
 
+TEST_CASE("group: a start that waits for a slot is refused at the first failure, not when a member "
+          "that is slow to end makes room")
+{
+    in_run([] {
+        wh_event end = {}, over = {};
+        int rc = 1;
+        const wh_group_options options = {2, nullptr};
+        WH_WITH_GROUP(group, &options)
+        {
+            wh_group_go(group, stay_shielded, &end);
+            wh_group_go(group, stay_then_return, &over, -EIO);
+            wh_coro *outside = nullptr;
+            WH_SHIELD
+            {
+                outside = spawn([&, group] { rc = wh_group_go(group, return_it, 0); });
+            }
+            wh_yield();
+            CHECK(is_parked(outside));
+            wh_group_cancel(group, -EDQUOT);
+            wh_yield();
+            CHECK(rc == -ECANCELED);
+            CHECK(wh_group_members(group) == 1);
+            wh_event_set(&end);
+            WH_SHIELD
+            {
+                join(outside);
+            }
+            int error = wh_group_wait(group);
+            CHECK(error == -EDQUOT);
+        }
+    });
+}
+
 TEST_CASE("group: groups nest: an inner failure stays inside, an outer one reaches in")
 {
     in_run([] {
