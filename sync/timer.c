@@ -11,11 +11,11 @@
 
 #define PERIOD_MIN_NS (1 * WH_MICROSECOND)
 
-static void arm_next(struct worker *w, wh_timer *timer)
+static void arm_next(struct worker *w, wh_timer *timer, int64_t now_ns)
 {
     if (!timer->period_ns)
         return;
-    int64_t late_ns = w->now_ns - timer->next_ns;
+    int64_t late_ns = now_ns - timer->next_ns;
     int64_t skipped = late_ns > 0 ? late_ns / timer->period_ns : 0;
     int64_t step_ns;
     if (__builtin_mul_overflow(skipped + 1, timer->period_ns, &step_ns) ||
@@ -34,7 +34,8 @@ static void tick(struct alarm *alarm)
         timer->pending = true;
         return;
     }
-    arm_next(worker_tls, timer);
+    struct worker *w = worker_tls;
+    arm_next(w, timer, w->now_ns);
     waiter_wake(waiter, 1);
 }
 
@@ -42,7 +43,12 @@ void timer_take(wh_timer *timer)
 {
     wh_assert(timer->pending);
     timer->pending = false;
-    arm_next(worker_tls, timer);
+    if (!timer->period_ns)
+        return;
+    /* The turn's time is old when coroutines have computed since: ticks that came meanwhile would
+     * not be dropped. */
+    struct worker *w = worker_tls;
+    arm_next(w, timer, clock_sync(&w->clock));
 }
 
 static void start(wh_coro *self, wh_timer *timer, int64_t delay_ns, int64_t period_ns)
@@ -50,8 +56,9 @@ static void start(wh_coro *self, wh_timer *timer, int64_t delay_ns, int64_t peri
     timer->pending = false;
     timer->period_ns = period_ns;
     timer->next_ns = delay_ns <= 0 ? clock_now() : deadline_after(self, delay_ns);
+    /* Now is rounded up to the wheel's next tick; the past is due at the next turn. */
     if (timer->next_ns != WH_NEVER)
-        alarm_arm(self->worker, &timer->alarm, timer->next_ns);
+        alarm_arm(self->worker, &timer->alarm, delay_ns <= 0 ? 0 : timer->next_ns);
 }
 
 static bool period_ok(int64_t period_ns)
