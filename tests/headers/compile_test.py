@@ -125,6 +125,7 @@ FUNCTIONS = '''
 #include <whorl.h>
 struct pair { int a, b; };
 void none(void);
+void takes_ints(WH_CHAN(int) ch);
 void one(int a);
 void two(int a, const char *b);
 void seven(int a, int b, int c, int d, int e, int f, int g);
@@ -142,6 +143,12 @@ extern char text[16];
 extern char *s;
 extern const char *cs;
 extern wh_coro *coro;
+extern WH_CHAN(int) ints;
+extern WH_CHAN(const char *) texts;
+extern wh_ctx *ctx;
+extern wh_event event;
+extern void *anything;
+extern long l;
 int t(void);
 '''
 
@@ -167,6 +174,26 @@ BOTH = [
     ('spawn: the address of a handle', 'wh_spawn(&coro, NULL, none)', 'wh_spawn(coro, NULL, none)'),
     ('spawn: an argument is missing', 'wh_spawn(&coro, NULL, one, 1)',
      'wh_spawn(&coro, NULL, one)'),
+    ('a channel of another type as an argument', 'wh_go(takes_ints, ints)',
+     'wh_go(takes_ints, texts)'),
+    ('a channel: a value of another type', 'wh_chan_send(ints, i)', 'wh_chan_send(ints, s)'),
+    ('a channel: receiving into another type', 'wh_chan_recv(ints, &i)', 'wh_chan_recv(ints, &l)'),
+    ('a channel: receiving into anything', 'wh_chan_recv(ints, NULL)',
+     'wh_chan_recv(ints, anything)'),
+    ('a channel: sending from another type', 'wh_chan_send_from(ints, &i)',
+     'wh_chan_send_from(ints, &l)'),
+    ('a channel: a constant that would be written', 'wh_chan_recv(texts, &cs)',
+     'wh_chan_recv(texts, &s)'),
+    ('a channel: what is none', 'wh_chan_close(ints)', 'wh_chan_close(&i)'),
+    ('select: receiving into another type', 'wh_select(WH_RECV(ints, &i))',
+     'wh_select(WH_RECV(ints, &l))'),
+    ('select: sending from another type', 'wh_select(WH_SEND(ints, &i))',
+     'wh_select(WH_SEND(ints, &l))'),
+    ('select: what is no context', 'wh_select(WH_DONE(ctx))', 'wh_select(WH_DONE(coro))'),
+    ('select: what is no event', 'wh_select(WH_EVENT_SET(&event))',
+     'wh_select(WH_EVENT_SET(ctx))'),
+    ('signals on a channel of another type', 'wh_signal_notify(ints, 1)',
+     'wh_signal_notify(texts, 1)'),
     ('spawn: options of another type', 'wh_spawn(&coro, NULL, none)', 'wh_spawn(&coro, &i, none)'),
 ]
 C_ONLY = [

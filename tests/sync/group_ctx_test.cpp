@@ -240,29 +240,30 @@ TEST_CASE("group: in a caller's context that has ended nothing is started")
     });
 }
 
-TEST_CASE("group: without a stack for a member -ENOMEM, and its slot is free again")
+TEST_CASE("group: without a stack for a member -ENOMEM, which fails it; the slot is free again")
 {
     const wh_options few = {0, 3, 0, 0, 0};
     in_run(
         [] {
             wh_event end = {};
-            int ok = 0, refused = 0, later = 1, rc = 1;
+            int ok = 0, first = 1, refused = 0, later = 1, rc = 1;
             const wh_group_options options = {5, nullptr};
             WH_WITH_GROUP(group, &options)
             {
                 ok += wh_group_go(group, stay, &end);
                 ok += wh_group_go(group, stay, &end);
+                first = wh_group_go(group, stay, &end);
                 for (int i = 0; i < 6; i++)
-                    refused += wh_group_go(group, stay, &end) == -ENOMEM;
+                    refused += wh_group_go(group, stay, &end) == -ECANCELED;
                 CHECK(wh_group_members(group) == 2);
-                wh_event_set(&end);
                 rc = wh_group_wait(group);
                 later = wh_group_go(group, stay, &end);
             }
             CHECK(ok == 0);
+            CHECK(first == -ENOMEM);
             CHECK(refused == 6);
-            CHECK(rc == 0);
-            CHECK(later == 0);
+            CHECK(rc == -ENOMEM);
+            CHECK(later == -ECANCELED);
         },
         &few);
 }

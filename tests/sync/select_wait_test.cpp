@@ -167,6 +167,40 @@ TEST_CASE("select: a tick case that loses takes no tick")
     });
 }
 
+/* ---- Events ---- */
+
+TEST_CASE("select: an event that is set, or becomes so, is a case, and stays set")
+{
+    in_run([] {
+        wh_event event = {};
+        int n = wh_select(WH_EVENT_SET(&event), WH_EVENT_SET(nullptr), WH_DEFAULT);
+        CHECK(n == 2);
+        wh_coro *first = parked([&] { return wh_select(WH_EVENT_SET(&event), WH_AFTER(WH_HOUR)); });
+        wh_coro *second = parked([&] { return wh_event_wait(&event); });
+        wh_event_set(&event);
+        CHECK(join(first) == 0);
+        CHECK(join(second) == 0);
+        n = wh_select(WH_EVENT_SET(&event), WH_AFTER(WH_HOUR));
+        CHECK(n == 0);
+        CHECK(wh_event_is_set(&event));
+    });
+}
+
+TEST_CASE("select: an event case that loses leaves nothing with the event")
+{
+    in_run([] {
+        wh_event event = {};
+        Ints ch = wh_chan_create(int, 1);
+        wh_coro *waiter =
+            parked([&] { return wh_select(WH_EVENT_SET(&event), WH_RECV(ch, nullptr)); });
+        (void)wh_chan_try_send(ch, 1);
+        wh_event_set(&event); /* too late, and in the same turn */
+        CHECK(join(waiter) == 1);
+        CHECK(event.waiters.next == &event.waiters);
+        unref(ch);
+    });
+}
+
 /* ---- Contexts ---- */
 
 TEST_CASE("select: the end of a context is a case, by cancel, from above, by giving it back")
