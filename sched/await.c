@@ -178,6 +178,7 @@ void polls_await(wh_coro *self)
 {
     while (self->polls)
         park(self, &wait_polls);
+    wait_kind_set(self, &wait_op);
 }
 
 /* Off the coroutine's list and its descriptor's. */

@@ -114,21 +114,49 @@ static inline wh_ctx *ref(wh_ctx *ctx)
     return ctx;
 }
 
-/* Gives a reference back, and what the context held if it was the last. */
-static void unref(struct worker *w, wh_ctx *ctx)
+static inline void give(struct worker *w, wh_ctx *ctx)
 {
-    while (ctx && --ctx->refs == 0) {
+    ctx->parent = w->ctx_free;
+    w->ctx_free = ctx;
+}
+
+/* Gives one reference back, and those that the context held if it was the last: all the way up.
+ * Those with a second parent are put aside, linked by parent, until the way up from the first is
+ * done: returns them added to `aside`. */
+static wh_ctx *unref_up(struct worker *w, wh_ctx *ctx, wh_ctx *aside)
+{
+    while (ctx) {
+        wh_assert(ctx->refs > 0);
+        if (--ctx->refs)
+            break;
+        /* Who selects on its end has none: it comes too late to be told by the sweep when the
+         * deadline has passed. */
+        queue_wake_all(&ctx->waiters, 1);
         wh_assert(list_empty(&ctx->children) && list_empty(&ctx->members));
-        wh_assert(list_empty(&ctx->afters) && !queue_first(&ctx->waiters));
+        wh_assert(list_empty(&ctx->afters));
         list_unlink(&ctx->branch.link);
+        wh_ctx *parent = ctx->parent;
         if (unlikely(ctx->also)) {
             list_unlink(&ctx->also_branch.link);
-            unref(w, ctx->also); /* as deep as such blocks nest */
+            ctx->parent = aside;
+            aside = ctx;
+        } else {
+            give(w, ctx);
         }
-        wh_ctx *parent = ctx->parent;
-        ctx->parent = w->ctx_free;
-        w->ctx_free = ctx;
         ctx = parent;
+    }
+    return aside;
+}
+
+static inline void unref(struct worker *w, wh_ctx *ctx)
+{
+    wh_ctx *aside = unref_up(w, ctx, NULL);
+    while (unlikely(aside)) {
+        wh_ctx *done = aside;
+        wh_ctx *also = done->also;
+        aside = done->parent;
+        give(w, done);
+        aside = unref_up(w, also, aside);
     }
 }
 
@@ -137,16 +165,18 @@ static int cause_of(const struct worker *w, const wh_ctx *ctx)
 {
     if (likely(ctx->cause || list_empty(&w->sweeps)))
         return ctx->cause;
-    for (; ctx; ctx = ctx->shield ? NULL : ctx->parent) {
-        if (ctx->cause)
-            return ctx->cause;
-        if (ctx->also) {
-            int cause = cause_of(w, ctx->also);
-            if (cause)
-                return cause;
+    while (ctx && !ctx->cause) {
+        if (likely(!ctx->also)) {
+            ctx = ctx->shield ? NULL : ctx->parent;
+            continue;
         }
+        /* Chains grow along `also`. */
+        int cause = cause_of(w, ctx->parent);
+        if (cause)
+            return cause;
+        ctx = ctx->also;
     }
-    return 0;
+    return ctx ? ctx->cause : 0;
 }
 
 static inline wh_ctx *take(struct worker *w)
@@ -237,8 +267,14 @@ wh_ctx *wh_ctx_background(void)
 
 wh_ctx *wh_ctx_ref(wh_ctx *ctx)
 {
-    if (!is_static(ctx))
+    if (!ctx)
+        ctx = self_or_panic("wh_ctx_ref")->ctx;
+    if (!ctx)
+        return &background;
+    if (!is_static(ctx)) {
+        wh_assert(ctx->refs > 0);
         ctx->refs++;
+    }
     return ctx;
 }
 
@@ -302,21 +338,26 @@ struct list *ctx_waiters(wh_ctx *ctx)
     return is_static(ctx) ? NULL : &ctx->waiters;
 }
 
+static void *value_of(const wh_ctx *ctx, const void *key)
+{
+    while (ctx && ctx->key != key) {
+        if (likely(!ctx->also)) {
+            ctx = ctx->parent;
+            continue;
+        }
+        void *value = value_of(ctx->parent, key); /* the block's own come first */
+        if (value)
+            return value;
+        ctx = ctx->also;
+    }
+    return ctx ? ctx->value : NULL;
+}
+
 void *wh_ctx_value(wh_ctx *ctx, const void *key)
 {
     wh_coro *self = self_or_panic("wh_ctx_value");
     wh_assert(key);
-    const wh_ctx *at = ctx ? ctx : self->ctx;
-    for (; at; at = at->parent) {
-        if (at->key == key)
-            return at->value;
-        if (at->also) {
-            void *value = wh_ctx_value(at->also, key);
-            if (value)
-                return value;
-        }
-    }
-    return NULL;
+    return value_of(ctx ? ctx : self->ctx, key);
 }
 
 /* ---- Cancelling ---- */
@@ -408,13 +449,14 @@ void ctx_sweep(struct worker *w)
 void wh_ctx_cancel(wh_ctx *ctx, int cause)
 {
     wh_coro *self = self_or_panic("wh_ctx_cancel");
-    struct worker *w = self->worker;
-    if (!ctx)
-        ctx = self->ctx;
+    ctx_cancel(self->worker, ctx ? ctx : self->ctx, cause < 0 ? cause : -ECANCELED);
+}
+
+void ctx_cancel(struct worker *w, wh_ctx *ctx, int cause)
+{
     /* As of the loop's last turn: a look at the clock would cost more than the rest. */
     if (!ctx || is_static(ctx) || cause_of(w, ctx) || ctx->deadline_ns <= w->now_ns)
         return;
-    cause = cause < 0 ? cause : -ECANCELED;
     if (likely(is_bare(ctx))) {
         mark(ctx, cause);
         return;
@@ -462,16 +504,16 @@ void ctx_abandon(wh_coro *coro)
 
 bool ctx_within(const wh_ctx *ctx, const wh_ctx *above)
 {
-    for (; ctx; ctx = ctx->shield ? NULL : ctx->parent)
-        if (ctx == above)
+    while (ctx && ctx != above) {
+        if (likely(!ctx->also)) {
+            ctx = ctx->shield ? NULL : ctx->parent;
+            continue;
+        }
+        if (ctx_within(ctx->parent, above))
             return true;
-    return false;
-}
-
-/* Whether the context can end by a cancel at all. */
-static bool can_end(const wh_ctx *ctx)
-{
-    return ctx && !ctx->shield;
+        ctx = ctx->also;
+    }
+    return ctx;
 }
 
 /* Moves the running coroutine into ctx, whose reference it takes over. */
@@ -505,8 +547,11 @@ struct wh_ctx_scope wh_ctx_enter_(wh_ctx *ctx)
 
     int64_t deadline_ns =
         self->deadline_ns < ctx->deadline_ns ? self->deadline_ns : ctx->deadline_ns;
-    if (!can_end(self->ctx) || ctx_within(ctx, self->ctx))
+    if (!self->ctx || ctx_within(ctx, self->ctx))
         return enter(self, ref(ctx), deadline_ns, NULL);
+    /* Already under both: coroutines that start each other under two contexts make no chain. */
+    if (ctx_within(self->ctx, ctx))
+        return enter(self, ref(self->ctx), deadline_ns, NULL);
 
     wh_ctx *both = create(self->worker, ctx, deadline_ns);
     if (unlikely(!both))

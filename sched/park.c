@@ -46,7 +46,7 @@ COLD static void yield_in_catch(struct worker *w)
 /* The queue is empty, or it is the loop's turn. */
 COLD static void yield_to_loop(struct worker *w, wh_coro *self)
 {
-    if (!w->ready_first && w->budget > 0)
+    if (!w->ready_first && w->budget > 0 && w->calls_left > 0)
         return;
     self->state = CORO_READY;
     ready_push(w, self);
@@ -80,6 +80,13 @@ void wh_yield(void)
     switch_to(w, self, next);
 }
 
+int calls_used_up(wh_coro *self)
+{
+    wh_yield();
+    self->worker->calls_left = CALLS_A_TURN;
+    return ended(self);
+}
+
 int refuse(wh_coro *self, int rc)
 {
     if (--self->worker->budget <= 0)
@@ -96,6 +103,7 @@ void run_ready(struct worker *w)
     w->loop.state = CORO_READY;
     w->budget_given = w->budget_full;
     w->budget = w->budget_full;
+    w->calls_left = CALLS_A_TURN;
     switch_to(w, &w->loop, next);
 }
 

@@ -149,12 +149,12 @@ destroy_engine:
 static void cancel_op(wh_coro *coro, void *arg)
 {
     (void)arg;
-    if (coro->state != CORO_PARKED)
-        return;
-    if (wait_kind_of(coro)->has_polls)
+    /* A select that was woken and has not run since is READY, and still of its kind. */
+    bool parked = coro->state == CORO_PARKED, woken = coro->state == CORO_READY;
+    if ((parked || woken) && wait_kind_of(coro)->has_polls)
         for (struct poll_wait *poll = coro->polls; poll; poll = poll->next)
             poll_cancel(poll);
-    else if (wait_kind_of(coro) == &wait_op)
+    else if (parked && wait_kind_of(coro) == &wait_op)
         engine_cancel(coro->worker->engine, &coro->op);
 }
 
@@ -186,6 +186,8 @@ static void worker_finish(struct worker *w)
         report("operations of abandoned coroutines do not end; their memory is not given back");
         return;
     }
+    if (w->signals)
+        w->signals_finish(w);
     w->engine->type->destroy(w->engine);
     stack_pool_finish(&w->stacks);
     coro_slab_finish(w);

@@ -60,6 +60,9 @@
 
 #include <errno.h>
 
+/* Calls that are served at once before others are let run: some tens of microseconds. */
+enum { CALLS_A_TURN = 4096 };
+
 enum coro_state { CORO_FREE, CORO_NEW, CORO_READY, CORO_RUNNING, CORO_PARKED, CORO_DEAD };
 
 enum coro_flag {
@@ -189,9 +192,10 @@ struct worker {
     wh_coro *current;
     wh_coro *ready_first;
     wh_coro *ready_last;
-    int32_t budget; /* switches until the loop runs */
-    uint8_t epoch;  /* counts housekeeping rounds, modulo 256 */
-    bool ending;    /* the root has returned, or nothing can go on */
+    int32_t budget;     /* switches until the loop runs */
+    int32_t calls_left; /* calls that are served at once until others are let run */
+    uint8_t epoch;      /* counts housekeeping rounds, modulo 256 */
+    bool ending;        /* the root has returned, or nothing can go on */
     struct exception_globals *exceptions;
     struct exception_globals exceptions_outer; /* the thread's, from before the run */
     wh_coro loop;                              /* the loop's own context */
@@ -217,6 +221,7 @@ struct worker {
     wh_ctx *ctx_free;
     uint64_t random;
     struct signals *signals; /* of this run (sync/signal.c), or NULL */
+    void (*signals_finish)(struct worker *w);
 
     /* The loop's own. */
     int32_t budget_full;  /* adapted: about a fifth of a millisecond of switches */
@@ -349,13 +354,20 @@ static inline int ended(wh_coro *self)
     return 0;
 }
 
+/* Lets the others run, or the loop; then ended(). (park.c) */
+COLD int calls_used_up(wh_coro *self);
+
 /* The same as of the loop's last turn, without a look at the clock: for calls that cost less than
- * the look. */
+ * the look. Who makes only such calls, and is always served at once, would never see a turn: after
+ * many it lets others run and looks. */
 static inline int ended_by_turn(wh_coro *self)
 {
+    struct worker *w = self->worker;
+    if (unlikely(--w->calls_left <= 0))
+        return calls_used_up(self);
     if (unlikely(cancelled(self)))
         return -ECANCELED;
-    return unlikely(self->deadline_ns <= self->worker->now_ns) ? -ETIMEDOUT : 0;
+    return unlikely(self->deadline_ns <= w->now_ns) ? -ETIMEDOUT : 0;
 }
 
 /* Returns rc, which is why a call is refused; every so often after the loop has run: a coroutine
@@ -530,6 +542,9 @@ COLD void ctx_abandon(wh_coro *coro);
 
 /* A slice of what is left to cancel. */
 void ctx_sweep(struct worker *w);
+
+/* wh_ctx_cancel(), from the loop too. cause < 0. */
+void ctx_cancel(struct worker *w, wh_ctx *ctx, int cause);
 
 /* Whether ctx ends whenever `above` does. */
 bool ctx_within(const wh_ctx *ctx, const wh_ctx *above);

@@ -11,7 +11,7 @@ static const struct wait_kind wait_cond = {.reason = "condition", .withdraw = qu
 int wh_cond_wait(wh_cond *cond, wh_mutex *mutex)
 {
     wh_coro *self = self_or_panic("wh_cond_wait");
-    if (unlikely(mutex->holder != self))
+    if (unlikely(mutex->holder != self || mutex->holder_id != self->id))
         coro_misuse(self, "wh_cond_wait", "waits with a mutex that it does not hold");
     int rc = ended(self);
     if (unlikely(rc < 0))

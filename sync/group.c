@@ -38,7 +38,18 @@ static void fail(wh_group *group, int error)
     queue_wake_all(&group->starters, -ECANCELED);
 }
 
-static const struct wait_kind wait_members = {.reason = "group"};
+/* The owner is cancelled while it waits: that is for its members. A deadline, or the end of a
+ * context around the group, reaches them by itself, and one inside of the block does not concern
+ * them. */
+static bool members_withdraw(wh_coro *coro)
+{
+    wh_group *group = coro->waiter.data;
+    if (coro->flags & CORO_CANCELLED)
+        ctx_cancel(coro->worker, group->ctx, -ECANCELED);
+    return false;
+}
+
+static const struct wait_kind wait_members = {.reason = "group", .withdraw = members_withdraw};
 static const struct wait_kind wait_slot = {.reason = "group's limit", .withdraw = queue_withdraw};
 
 static void slot_give(wh_group *group)
@@ -92,6 +103,9 @@ static void await_members(wh_group *group)
     if (!group->members)
         return;
     group->waited = true;
+    group->owner->waiter.data = group;
+    if (group->owner->flags & CORO_CANCELLED)
+        ctx_cancel(group->owner->worker, group->ctx, -ECANCELED);
     park(group->owner, &wait_members);
     wh_assert(!group->members);
 }
@@ -184,7 +198,7 @@ int wh_group_go_(struct wh_site *site, wh_group *group, bool may_park, void (*fn
     if (likely(rc == 0))
         rc = unlikely(self->ctx != group->ctx) ? ctx_ended(group->ctx) : 0;
     if (unlikely(rc < 0))
-        return refuse(self, rc);
+        return may_park ? refuse(self, rc) : rc;
     rc = slot_take(self, group, may_park);
     if (unlikely(rc < 0))
         return rc;

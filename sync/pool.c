@@ -21,10 +21,33 @@ struct wh_pool {
 
 static const struct wait_kind wait_pool = {.reason = "pool's workers"};
 
+static const struct wait_kind wait_call = {.reason = "pool's queue", .withdraw = queue_withdraw};
+
+/* A worker takes what is queued whatever was done to it by the calls: a wh_cancel() was meant for
+ * the call. When the run ends it makes what is left, whose waits then fail at once, and goes. */
+static bool next_call(wh_coro *self, wh_pool *pool, struct call *call)
+{
+    for (;;) {
+        bool ending = self->worker->ending;
+        if (!ending)
+            self->flags &= (uint8_t)~CORO_CANCELLED;
+        int rc = chan_recv_now(pool->calls, call);
+        if (rc != -EAGAIN)
+            return rc == CHAN_DONE;
+        if (ending)
+            return false;
+        self->waiter.data = call;
+        rc = queue_park(self, &pool->calls->receivers, &wait_call);
+        if (rc >= 0)
+            return rc == CHAN_DONE;
+    }
+}
+
 static void work(wh_pool *pool)
 {
+    wh_coro *self = self_or_panic("wh_pool_create");
     struct call call;
-    while (wh_chan_recv_(pool->calls, &call) > 0) {
+    while (next_call(self, pool, &call)) {
         const uintptr_t *a = call.words;
         ((uintptr_t (*)(uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t))call.fn)(
             a[0], a[1], a[2], a[3], a[4], a[5]);
@@ -64,6 +87,8 @@ wh_pool *wh_pool_create(unsigned workers, size_t queue)
     wh_coro *self = self_or_panic("wh_pool_create");
     if (unlikely(!workers))
         coro_misuse(self, "wh_pool_create", "asks for a pool without workers");
+    if (unlikely(self->worker->ending))
+        return NULL;
     wh_pool *pool = mem_zalloc(sizeof *pool);
     if (!pool)
         return NULL;

@@ -108,8 +108,10 @@ static unsigned poll_now(struct select *s)
                 (struct pollfd){.fd = s->cases[i].fd, .events = (short)s->cases[i].events};
     /* A negative number is ignored there, and is here what a call would fail for. */
     unsigned ready_fds = 0;
-    (void)poll(s->fds, (nfds_t)at, 0);
+    bool one_by_one = poll(s->fds, (nfds_t)at, 0) < 0; /* more than RLIMIT_NOFILE of them */
     for (int i = 0; i < at; i++) {
+        if (unlikely(one_by_one))
+            (void)poll(&s->fds[i], 1, 0);
         if (s->fds[i].fd < 0)
             s->fds[i].revents = POLLNVAL;
         ready_fds += s->fds[i].revents != 0;
@@ -146,8 +148,10 @@ static inline void queue_at(struct select *s, int i, struct list *queue, void *d
     list_push_back(queue, &waiter->link);
 }
 
-static inline void at_time(struct select *s, int64_t time_ns)
+/* Kept with the waiter: the context that it is of may be gone when the time has come. */
+static inline void at_time(struct select *s, int i, int64_t time_ns)
 {
+    s->waiters[i].count = (uint64_t)time_ns;
     if (time_ns < s->time_ns)
         s->time_ns = time_ns;
 }
@@ -157,11 +161,13 @@ static void queue_done(struct select *s, int i, wh_ctx *ctx)
     struct list *queue = ctx_waiters(ctx);
     if (queue)
         queue_at(s, i, queue, NULL);
-    at_time(s, ctx_deadline(ctx));
+    at_time(s, i, ctx_deadline(ctx));
 }
 
 static int queue_join(struct select *s, int i, wh_coro *coro)
 {
+    if (unlikely(coro->state == CORO_FREE || coro->flags & CORO_DETACHED))
+        coro_misuse(s->self, "wh_select", "waits for a coroutine that has no handle");
     if (coro->joiner && waiter_waits(coro->joiner))
         return -EBUSY;
     coro->joiner = &s->waiters[i];
@@ -175,11 +181,8 @@ static int queue_case(struct select *s, int i, struct poll_wait *poll)
     s->waiters[i].coro = s->self;
     list_init(&s->waiters[i].link);
     switch (c->kind) {
-    case WH_CASE_AFTER_:
-        s->waiters[i].count = (uint64_t)deadline_after(s->self, c->ns);
-        at_time(s, (int64_t)s->waiters[i].count);
-        return 0;
-    case WH_CASE_AT_: at_time(s, c->ns); return 0;
+    case WH_CASE_AFTER_: at_time(s, i, deadline_after(s->self, c->ns)); return 0;
+    case WH_CASE_AT_: at_time(s, i, c->ns); return 0;
     case WH_CASE_FD_: return poll_start(s->self, poll, c->fd, (short)c->events) < 0;
     default: break;
     }
@@ -227,10 +230,9 @@ static int timed_case(const struct select *s)
     uint32_t found = 0;
     for (int i = 0; i < s->count; i++) {
         const wh_case *c = &s->cases[i];
-        bool due = c->kind == WH_CASE_AT_      ? c->ns <= s->time_ns
-                   : c->kind == WH_CASE_AFTER_ ? s->waiters[i].count <= (uint64_t)s->time_ns
-                   : c->kind == WH_CASE_DONE_ && c->object ? ctx_deadline(c->object) <= s->time_ns
-                                                           : false;
+        bool timed = c->kind == WH_CASE_AT_ || c->kind == WH_CASE_AFTER_ ||
+                     (c->kind == WH_CASE_DONE_ && c->object);
+        bool due = timed && s->waiters[i].count <= (uint64_t)s->time_ns;
         if (due && random_below(s->self->worker, ++found) == 0)
             chosen = i;
     }
@@ -271,6 +273,7 @@ static int park_for_first(struct select *s)
         self->deadline_ns = s->time_ns;
     deadline_arm(self);
     int rc = park(self, &wait_select);
+    wait_kind_set(self, &wait_op); /* from here on `polls` may be something else */
     self->deadline_ns = outer_ns;
     return rc;
 }

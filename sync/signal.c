@@ -218,6 +218,23 @@ static void read_signals(struct signals *signals)
     mem_free(signals);
 }
 
+/* The reader was abandoned at the end of the run. What it holds of channels is lost with whoever
+ * else was. */
+static void signals_finish(struct worker *w)
+{
+    struct signals *signals = w->signals;
+    uint64_t dropped = all_wishes(signals);
+    w->signals = NULL;
+    while (signals->wishes) {
+        struct wish *wish = signals->wishes;
+        signals->wishes = wish->next;
+        mem_free(wish);
+    }
+    wishes_changed(signals, dropped);
+    slot_leave(signals->slot);
+    mem_free(signals);
+}
+
 static int signals_create(struct worker *w)
 {
     static struct wh_site site = {.file = "wh_signal_notify", .function = "signals", .args = 1};
@@ -234,6 +251,7 @@ static int signals_create(struct worker *w)
     const uintptr_t words[] = {(uintptr_t)signals};
     coro_start(signals->reader, &site, (void (*)(void))read_signals, words);
     w->signals = signals;
+    w->signals_finish = signals_finish;
     return 0;
 
 unreserve:
@@ -258,12 +276,19 @@ static bool can_be_asked_for(int number)
     }
 }
 
+/* Where the channel's wish is linked; what it points to is NULL if it has none. */
+static struct wish **wish_at(struct signals *signals, const wh_chan *ch)
+{
+    struct wish **at = &signals->wishes;
+    while (*at && (*at)->ch != ch)
+        at = &(*at)->next;
+    return at;
+}
+
 /* The channel's wish, made if it has none; NULL without memory. */
 static struct wish *wish_of(struct signals *signals, wh_chan *ch)
 {
-    struct wish *wish = signals->wishes;
-    while (wish && wish->ch != ch)
-        wish = wish->next;
+    struct wish *wish = *wish_at(signals, ch);
     if (wish)
         return wish;
     wish = mem_zalloc(sizeof *wish);
@@ -292,8 +317,11 @@ static int add(struct signals *signals, wh_chan *ch, int number)
         return 0;
     if (!(all_wishes(signals) & bit_of(number))) {
         int rc = action_want(number);
-        if (rc < 0)
+        if (rc < 0) {
+            if (!wish->numbers)
+                wish_drop(signals, wish_at(signals, ch));
             return rc;
+        }
     }
     wish->numbers |= bit_of(number);
     wishes_changed(signals, 0);
@@ -326,11 +354,9 @@ void wh_signal_stop_(wh_chan *ch)
     struct worker *w = self_or_panic("wh_signal_stop")->worker;
     if (!w->signals)
         return;
-    for (struct wish **at = &w->signals->wishes; *at; at = &(*at)->next)
-        if ((*at)->ch == ch) {
-            wish_drop(w->signals, at);
-            break;
-        }
+    struct wish **at = wish_at(w->signals, ch);
+    if (*at)
+        wish_drop(w->signals, at);
     if (!all_wishes(w->signals))
         signals_end(w);
 }

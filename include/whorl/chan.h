@@ -169,14 +169,8 @@ inline const typename chan_elem<C>::type *chan_from(const typename chan_elem<C>:
 /* Does not compile unless ch is a channel. */
 #define WH_CHAN_OF_(ch) \
     ((wh_chan *)(1 ? (ch) : (__typeof__(WH_CHAN_ELEM_(ch) * (*)[WH_CHAN_TAG_]))0))
-/* p, which does not compile unless it is NULL or a pointer to the type. */
-#define WH_CHAN_POINTER_(type, p)                                                              \
-    ((void)sizeof(struct {                                                                     \
-         _Static_assert(__builtin_types_compatible_p(__typeof__(1 ? (p) : (type *)0), type *), \
-                        "this is no pointer to what the channel carries");                     \
-         int none;                                                                             \
-     }),                                                                                       \
-     (1 ? (p) : (type *)0))
+#define WH_CHAN_POINTER_(type, p) \
+    WH_POINTER_(type, p, "this is no pointer to what the channel carries")
 #define WH_CHAN_INTO_(ch, elem) ((void *)WH_CHAN_POINTER_(WH_CHAN_ELEM_(ch), elem))
 #define WH_CHAN_FROM_(ch, elem) ((const void *)WH_CHAN_POINTER_(const WH_CHAN_ELEM_(ch), elem))
 #define WH_CHAN_SENT_(elem)     ((const void *)(elem))

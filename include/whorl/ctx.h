@@ -21,12 +21,13 @@
  *     has done nothing: no element was sent or taken, no lock is held, no byte was moved.
  *   - A call made in a context that has ended does nothing and fails, even if it would not have had
  *     to wait. Only these do not look: calls that never park, locking a mutex or rwlock that is
- *     free, wh_once_do() unless another call is under way, wh_close(), wh_group_wait() and
- *     wh_pool_destroy(). So a loop around such calls must end when one fails: a select in a loop
- *     needs a `default: return` for it.
+ *     free, WH_LOCKED, wh_once_do() unless another call is under way, wh_join() of what has ended,
+ *     wh_close(), wh_group_wait() and wh_pool_destroy(). So a loop around calls must end when one
+ *     fails: a select in a loop needs a `default: return` for it.
  *   - A deadline has passed when the loop has seen it pass; calls that do not wait (channels,
  * locks, select) do not look at the clock themselves.
- *   - When cancel and deadline both have come, the call says -ECANCELED.
+ *   - A call that is made when cancel and deadline both have come says -ECANCELED. One that was
+ *     waiting says what came first.
  *
  * A context belongs to the run whose coroutines use it. Its handle is counted: whoever has one
  * gives it back with wh_ctx_destroy() or wh_ctx_unref(); blocks, coroutines and child contexts hold
@@ -95,7 +96,8 @@ WH_API void *wh_ctx_value(wh_ctx *ctx, const void *key);
  * Blocks with a context; each ends however it is left, as WH_WITH_TIMEOUT does.
  *
  * WH_WITH_CTX(ctx) { }: under a context one has a handle of. Blocks around it still count: the
- *     calls in it obey them, too.
+ *     calls in it obey them, too, and see their values where ctx has none; a block that is under
+ *     ctx already stays as it is, values and all.
  * WH_WITH_CANCEL(name) { }: declares `wh_ctx *name`, a child of the ambient context, for the block;
  *     its end cancels it. Without memory the block is run in a context that is cancelled already,
  *     with the cause -ENOMEM.

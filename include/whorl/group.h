@@ -15,7 +15,8 @@
  * However the block is left, its end waits for all members: none outlives it, so they may use the
  * variables around it. Left off its end it just waits; left by `break`, `return` or `goto` it
  * cancels them first. The wait is not cut short by deadline or cancel: these reach the members,
- * through the group's context, and it is for the members to end.
+ * through the group's context, and it is for the members to end. So does wh_cancel() of the owner
+ * once it waits.
  *
  * After Go's errgroup and Trio's nurseries.
  */

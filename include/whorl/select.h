@@ -66,17 +66,17 @@ typedef struct wh_case {
 #define WH_AT(time_ns)        wh_case_time_(WH_CASE_AT_, (time_ns))
 
 /* A tick of the timer (whorl/timer.h), which the case takes. */
-#define WH_TICK(timer) wh_case_object_(WH_CASE_TICK_, WH_A_(wh_timer *, timer))
+#define WH_TICK(timer) wh_case_object_(WH_CASE_TICK_, WH_A_(wh_timer, timer))
 
 /* The event is set (whorl/sync.h). */
-#define WH_EVENT_SET(event) wh_case_object_(WH_CASE_EVENT_, WH_A_(wh_event *, event))
+#define WH_EVENT_SET(event) wh_case_object_(WH_CASE_EVENT_, WH_A_(wh_event, event))
 
 /* The context has ended (whorl/ctx.h). */
-#define WH_DONE(ctx) wh_case_object_(WH_CASE_DONE_, WH_A_(wh_ctx *, ctx))
+#define WH_DONE(ctx) wh_case_object_(WH_CASE_DONE_, WH_A_(wh_ctx, ctx))
 
 /* The coroutine has ended. The handle stays the caller's: a join returns at once then. Not ready
  * while another coroutine waits for the same one: -EBUSY is what wh_select() returns then. */
-#define WH_JOINABLE(coro) wh_case_object_(WH_CASE_JOINABLE_, WH_A_(wh_coro *, coro))
+#define WH_JOINABLE(coro) wh_case_object_(WH_CASE_JOINABLE_, WH_A_(wh_coro, coro))
 
 /* The descriptor is readable or writable, or has an error or hang-up that a call would report; or
  * another coroutine closed it meanwhile. */
@@ -118,11 +118,11 @@ enum {
     WH_CASE_DEFAULT_,
 };
 
-/* x, checked to be assignable to the type. */
+/* x, checked to be a pointer to the type. */
 #ifdef __cplusplus
-#define WH_A_(type, x) (static_cast<type>(x))
+#define WH_A_(type, x) (static_cast<type *>(x))
 #else
-#define WH_A_(type, x) (1 ? (x) : (type)0)
+#define WH_A_(type, x) WH_POINTER_(type, x, "this select case wants a pointer to a " #type)
 #endif
 
 static inline wh_case wh_case_make_(int kind, void *object, void *data)

@@ -2,7 +2,7 @@
  * whorl/sync.h: locks and meeting points for coroutines.
  *
  * All of them: zeroed memory is ready for use, nothing is to be given back, and the object must
- * stay where it is while somebody uses it. They belong to the coroutines of one run. Waiters are
+ * stay where it is from its first use on. They belong to the coroutines of one run. Waiters are
  * served in the order in which they began to wait, so nobody starves.
  *
  * A call that may park obeys the ambient context: when it returns -ETIMEDOUT or -ECANCELED, nothing
@@ -31,6 +31,7 @@ struct wh_queue {
  */
 typedef struct wh_mutex {
     wh_coro *holder;
+    uint32_t holder_id; /* descriptors are used again */
     struct wh_queue waiters;
 } wh_mutex;
 
@@ -79,7 +80,8 @@ typedef struct wh_cond {
 
 /*
  * Unlocks the mutex, which the caller holds, waits for a signal, and locks the mutex again before
- * it returns, whatever it returns: that last wait obeys no context. May park. Returns 0 when
+ * it returns, whatever it returns: that last wait obeys no context. In a context that has ended it
+ * fails without unlocking, so a loop around it must end then. May park. Returns 0 when
  * signalled; -ETIMEDOUT, -ECANCELED when not. Test the condition in a loop: between the signal and
  * the return others may have changed it.
  */
@@ -184,7 +186,8 @@ typedef struct wh_pool wh_pool;
 
 /* A queue for up to `queue` calls (0: a call is handed to a worker directly) and `workers`
  * coroutines, at least 1, that are started now, in the background context. The caller's, to be
- * given back before the run ends. Does not park. Returns NULL without memory. */
+ * given back before the run ends. Does not park. Returns NULL without memory, or when the run is
+ * ending. */
 WH_API wh_pool *wh_pool_create(unsigned workers, size_t queue) WH_MUST_CHECK;
 
 /*
