@@ -430,9 +430,8 @@ static int sweep_ctx(struct worker *w, wh_ctx *ctx, int left)
     return left;
 }
 
-void ctx_sweep(struct worker *w)
+static void sweep(struct worker *w, int left)
 {
-    int left = SWEEP_SLICE;
     while (!list_empty(&w->sweeps)) {
         wh_ctx *ctx = container_of(w->sweeps.next, wh_ctx, branch.link);
         left = sweep_ctx(w, ctx, left);
@@ -444,6 +443,14 @@ void ctx_sweep(struct worker *w)
         if (!left)
             return;
     }
+}
+
+/* The loop's slice is no more than it runs in a turn: else those that were woken would pile up in
+ * the run queue, and who comes behind them would wait for the whole tree. */
+void ctx_sweep(struct worker *w)
+{
+    int slice = w->budget_full / 2;
+    sweep(w, slice < SWEEP_SLICE ? slice : SWEEP_SLICE);
 }
 
 void wh_ctx_cancel(wh_ctx *ctx, int cause)
@@ -462,7 +469,7 @@ void ctx_cancel(struct worker *w, wh_ctx *ctx, int cause)
         return;
     }
     enlist(w, ctx, cause);
-    ctx_sweep(w);
+    sweep(w, SWEEP_SLICE);
 }
 
 /* ---- Members and blocks ---- */
