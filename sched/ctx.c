@@ -456,10 +456,10 @@ void ctx_sweep(struct worker *w)
 void wh_ctx_cancel(wh_ctx *ctx, int cause)
 {
     wh_coro *self = self_or_panic("wh_ctx_cancel");
-    ctx_cancel(self->worker, ctx ? ctx : self->ctx, cause < 0 ? cause : -ECANCELED);
+    ctx_end(self->worker, ctx ? ctx : self->ctx, cause < 0 ? cause : -ECANCELED);
 }
 
-void ctx_cancel(struct worker *w, wh_ctx *ctx, int cause)
+void ctx_end(struct worker *w, wh_ctx *ctx, int cause)
 {
     /* As of the loop's last turn: a look at the clock would cost more than the rest. */
     if (!ctx || is_static(ctx) || cause_of(w, ctx) || ctx->deadline_ns <= w->now_ns)

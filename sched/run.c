@@ -186,8 +186,6 @@ static void worker_finish(struct worker *w)
         report("operations of abandoned coroutines do not end; their memory is not given back");
         return;
     }
-    if (w->signals)
-        w->signals_finish(w);
     w->engine->type->destroy(w->engine);
     stack_pool_finish(&w->stacks);
     coro_slab_finish(w);

@@ -221,7 +221,6 @@ struct worker {
     wh_ctx *ctx_free;
     uint64_t random;
     struct signals *signals; /* of this run (sync/signal.c), or NULL */
-    void (*signals_finish)(struct worker *w);
 
     /* The loop's own. */
     int32_t budget_full;  /* adapted: about a fifth of a millisecond of switches */
@@ -544,7 +543,7 @@ COLD void ctx_abandon(wh_coro *coro);
 void ctx_sweep(struct worker *w);
 
 /* wh_ctx_cancel(), from the loop too. cause < 0. */
-void ctx_cancel(struct worker *w, wh_ctx *ctx, int cause);
+void ctx_end(struct worker *w, wh_ctx *ctx, int cause);
 
 /* Whether ctx ends whenever `above` does. */
 bool ctx_within(const wh_ctx *ctx, const wh_ctx *above);

@@ -45,7 +45,7 @@ static bool members_withdraw(wh_coro *coro)
 {
     wh_group *group = coro->waiter.data;
     if (coro->flags & CORO_CANCELLED)
-        ctx_cancel(coro->worker, group->ctx, -ECANCELED);
+        ctx_end(coro->worker, group->ctx, -ECANCELED);
     return false;
 }
 
@@ -105,7 +105,7 @@ static void await_members(wh_group *group)
     group->waited = true;
     group->owner->waiter.data = group;
     if (group->owner->flags & CORO_CANCELLED)
-        ctx_cancel(group->owner->worker, group->ctx, -ECANCELED);
+        ctx_end(group->owner->worker, group->ctx, -ECANCELED);
     park(group->owner, &wait_members);
     wh_assert(!group->members);
 }

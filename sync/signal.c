@@ -218,23 +218,6 @@ static void read_signals(struct signals *signals)
     mem_free(signals);
 }
 
-/* The reader was abandoned at the end of the run. What it holds of channels is lost with whoever
- * else was. */
-static void signals_finish(struct worker *w)
-{
-    struct signals *signals = w->signals;
-    uint64_t dropped = all_wishes(signals);
-    w->signals = NULL;
-    while (signals->wishes) {
-        struct wish *wish = signals->wishes;
-        signals->wishes = wish->next;
-        mem_free(wish);
-    }
-    wishes_changed(signals, dropped);
-    slot_leave(signals->slot);
-    mem_free(signals);
-}
-
 static int signals_create(struct worker *w)
 {
     static struct wh_site site = {.file = "wh_signal_notify", .function = "signals", .args = 1};
@@ -251,7 +234,6 @@ static int signals_create(struct worker *w)
     const uintptr_t words[] = {(uintptr_t)signals};
     coro_start(signals->reader, &site, (void (*)(void))read_signals, words);
     w->signals = signals;
-    w->signals_finish = signals_finish;
     return 0;
 
 unreserve:
