@@ -1,1 +1,509 @@
-/* signal: to come */
+/*
+ * signal_test.cpp: signals as elements of channels: each sentence of whorl/signal.h.
+ *
+ * A signal is raised on the thread of the run, so its handler has run when raise() returns. That
+ * the reader has sent it on is known by a channel of its own, which asked for it, too.
+ */
+#include "tests/base/child.hpp"
+#include "tests/sched/order.hpp"
+
+#include <catch2/catch_test_macros.hpp>
+
+#include <atomic>
+#include <condition_variable>
+#include <csignal>
+#include <mutex>
+#include <thread>
+
+extern "C" {
+#include "sync/sync.h"
+}
+
+namespace
+{
+
+using Ints = WH_CHAN(int);
+
+std::atomic<int> handled{0};
+
+void on_earlier(int number)
+{
+    handled += number;
+}
+
+/* The action of a signal that stands for what was there before; put back at the end. */
+class Earlier
+{
+  public:
+    explicit Earlier(int number) : number_(number)
+    {
+        struct sigaction action = {};
+        action.sa_handler = on_earlier;
+        action.sa_flags = SA_NODEFER;
+        sigaddset(&action.sa_mask, SIGCHLD);
+        sigaction(number, &action, &before_);
+        handled = 0;
+    }
+    Earlier(const Earlier &) = delete;
+    Earlier &operator=(const Earlier &) = delete;
+    ~Earlier()
+    {
+        sigaction(number_, &before_, nullptr);
+    }
+    /* Whether it is there, as it was. */
+    bool installed() const
+    {
+        struct sigaction now = {};
+        sigaction(number_, nullptr, &now);
+        return now.sa_handler == on_earlier && now.sa_flags & SA_NODEFER &&
+               sigismember(&now.sa_mask, SIGCHLD) == 1;
+    }
+
+  private:
+    int number_;
+    struct sigaction before_ = {};
+};
+
+/* What comes out of a channel now. */
+std::vector<int> drained(Ints ch)
+{
+    std::vector<int> numbers;
+    int number = 0;
+    while (wh_chan_try_recv(ch, &number) > 0)
+        numbers.push_back(number);
+    return numbers;
+}
+
+/* Raises signals one after the other, each when the one before has been sent on. */
+class Raiser
+{
+  public:
+    explicit Raiser(std::initializer_list<int> numbers)
+    {
+        for (int number : numbers)
+            CHECK(wh_signal_notify(sent_, number) == 0);
+    }
+    Raiser(const Raiser &) = delete;
+    Raiser &operator=(const Raiser &) = delete;
+    ~Raiser()
+    {
+        wh_signal_stop(sent_);
+        wh_chan_unref(sent_);
+    }
+    void operator()(int number)
+    {
+        raise(number);
+        int got = 0;
+        const int rc = wh_chan_recv(sent_, &got);
+        CHECK(rc == 1);
+        CHECK(got == number);
+    }
+
+  private:
+    Ints sent_ = wh_chan_create(int, 8);
+};
+
+/* Until the reader of a run that asks for nothing any more has gone. */
+void until_alone()
+{
+    Turns turn;
+    orders::pause_until(turn, [] { return live(worker_tls) == 1; });
+    CHECK(live(worker_tls) == 1);
+}
+
+} // namespace
+
+TEST_CASE("signal: one that is asked for is sent to the channel, and the earlier action is not run")
+{
+    Earlier earlier(SIGUSR1);
+    in_run([] {
+        Ints ch = wh_chan_create(int, 4);
+        int rc = wh_signal_notify(ch, SIGUSR1);
+        CHECK(rc == 0);
+        for (int i = 0; i < 5; i++) {
+            raise(SIGUSR1);
+            int number = 0;
+            rc = wh_chan_recv(ch, &number);
+            CHECK(rc == 1);
+            CHECK(number == SIGUSR1);
+        }
+        CHECK(wh_chan_len(ch) == 0);
+        wh_chan_unref(ch);
+    });
+    CHECK(handled == 0);
+}
+
+TEST_CASE("signal: one that is asked for no longer ends the process")
+{
+    for (int number : {SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGUSR2, SIGRTMIN, SIGRTMAX}) {
+        ChildEnd end = in_child([number] {
+            return in_run([number] {
+                Ints ch = wh_chan_create(int, 1);
+                int got = 0;
+                CHILD_REQUIRE(wh_signal_notify(ch, number) == 0);
+                raise(number);
+                CHILD_REQUIRE(wh_chan_recv(ch, &got) == 1);
+                CHILD_REQUIRE(got == number);
+                wh_chan_unref(ch);
+            });
+        });
+        INFO("signal " << number << ": " << end.how());
+        CHECK(end.exited(0));
+    }
+}
+
+TEST_CASE("signal: every channel that asked gets it, and no other")
+{
+    in_run([] {
+        Ints first = wh_chan_create(int, 4), both = wh_chan_create(int, 4);
+        Ints second = wh_chan_create(int, 4), none = wh_chan_create(int, 4);
+        Raiser raiser({SIGUSR1, SIGUSR2});
+        CHECK(wh_signal_notify(first, SIGUSR1) == 0);
+        CHECK(wh_signal_notify(both, SIGUSR1) == 0);
+        CHECK(wh_signal_notify(both, SIGUSR2) == 0);
+        CHECK(wh_signal_notify(second, SIGUSR2) == 0);
+        raiser(SIGUSR1);
+        raiser(SIGUSR2);
+        CHECK(drained(first) == std::vector<int>{SIGUSR1});
+        CHECK(drained(both) == std::vector<int>{SIGUSR1, SIGUSR2});
+        CHECK(drained(second) == std::vector<int>{SIGUSR2});
+        CHECK(drained(none).empty());
+        for (Ints ch : {first, both, second, none})
+            wh_chan_unref(ch);
+    });
+}
+
+TEST_CASE("signal: asking twice is asking once")
+{
+    in_run([] {
+        Ints ch = wh_chan_create(int, 4);
+        Raiser raiser({SIGUSR1});
+        for (int i = 0; i < 3; i++)
+            CHECK(wh_signal_notify(ch, SIGUSR1) == 0);
+        CHECK(whorl::chan_of(ch)->refs == 2);
+        raiser(SIGUSR1);
+        CHECK(drained(ch) == std::vector<int>{SIGUSR1});
+        wh_signal_stop(ch);
+        CHECK(whorl::chan_of(ch)->refs == 1);
+        raiser(SIGUSR1);
+        CHECK(drained(ch).empty());
+        wh_chan_unref(ch);
+    });
+}
+
+TEST_CASE("signal: a channel that is full, or unbuffered without a receiver, does not get it")
+{
+    in_run([] {
+        Ints one = wh_chan_create(int, 1), none = wh_chan_create(int, 0);
+        Raiser raiser({SIGUSR1, SIGUSR2});
+        for (Ints ch : {one, none})
+            for (int number : {SIGUSR1, SIGUSR2})
+                CHECK(wh_signal_notify(ch, number) == 0);
+        raiser(SIGUSR1);
+        raiser(SIGUSR2);
+        CHECK(drained(one) == std::vector<int>{SIGUSR1});
+        CHECK(drained(none).empty());
+        int number = 0;
+        wh_coro *receiver = spawn([&] { return wh_chan_recv(none, &number); });
+        wh_yield();
+        raiser(SIGUSR2);
+        CHECK(join(receiver) == 1);
+        CHECK(number == SIGUSR2);
+        CHECK(drained(one) == std::vector<int>{SIGUSR2});
+        wh_chan_unref(one);
+        wh_chan_unref(none);
+    });
+}
+
+TEST_CASE("signal: several of the same before the run looks may arrive as one, different ones all")
+{
+    in_run([] {
+        Ints ch = wh_chan_create(int, 8);
+        Turns turn;
+        CHECK(wh_signal_notify(ch, SIGUSR1) == 0);
+        CHECK(wh_signal_notify(ch, SIGUSR2) == 0);
+        turn(2);
+        for (int i = 0; i < 3; i++)
+            raise(SIGUSR1);
+        raise(SIGUSR2);
+        std::vector<int> numbers;
+        while (numbers.empty() || numbers.back() != SIGUSR2) {
+            int number = 0;
+            int rc = wh_chan_recv(ch, &number);
+            CHECK(rc == 1);
+            numbers.push_back(number);
+        }
+        CHECK(numbers.front() == SIGUSR1);
+        CHECK(numbers.size() <= 4);
+        wh_chan_unref(ch);
+    });
+}
+
+TEST_CASE("signal: a closed channel gets none, which is no error")
+{
+    in_run([] {
+        Ints ch = wh_chan_create(int, 4);
+        Raiser raiser({SIGUSR1});
+        CHECK(wh_signal_notify(ch, SIGUSR1) == 0);
+        wh_chan_close(ch);
+        raiser(SIGUSR1);
+        CHECK(drained(ch).empty());
+        wh_chan_unref(ch);
+    });
+}
+
+TEST_CASE("signal: what cannot be caught, or says that a thread has failed, is -EINVAL")
+{
+    in_run([] {
+        const int fds_before = fds_open();
+        Ints ch = wh_chan_create(int, 1);
+        for (int number : {SIGKILL, SIGSTOP, SIGSEGV, SIGBUS, SIGFPE, SIGILL, 0, -1, 32, 33, 65,
+                           INT_MAX, INT_MIN})
+            CHECK(wh_signal_notify(ch, number) == -EINVAL);
+        until_alone();
+        wh_signal_stop(ch);
+        CHECK(whorl::chan_of(ch)->refs == 1);
+        CHECK(fds_open() == fds_before + 0);
+        wh_chan_unref(ch);
+    });
+}
+
+TEST_CASE("signal: the handler is the process's, and restarts system calls")
+{
+    in_run([] {
+        Ints ch = wh_chan_create(int, 1);
+        CHECK(wh_signal_notify(ch, SIGUSR1) == 0);
+        struct sigaction now = {};
+        sigaction(SIGUSR1, nullptr, &now);
+        CHECK(now.sa_handler != SIG_DFL);
+        CHECK(now.sa_flags & SA_RESTART);
+        wh_chan_unref(ch);
+    });
+}
+
+TEST_CASE("signal: asking does not park; one coroutine more lives until the last is stopped")
+{
+    in_run([] {
+        Ints a = wh_chan_create(int, 1), b = wh_chan_create(int, 1);
+        bool others_ran = false;
+        start([&] { others_ran = true; });
+        CHECK(wh_signal_notify(a, SIGUSR1) == 0);
+        CHECK(wh_signal_notify(b, SIGUSR2) == 0);
+        CHECK(!others_ran);
+        Turns turn;
+        turn(3);
+        CHECK(live(worker_tls) == 2);
+        wh_signal_stop(a);
+        turn(3);
+        CHECK(live(worker_tls) == 2);
+        wh_signal_stop(b);
+        until_alone();
+        wh_chan_unref(a);
+        wh_chan_unref(b);
+    });
+}
+
+TEST_CASE("signal: a run that asks for one waits for it and is not deadlocked")
+{
+    FdPair pipe = pipe_pair();
+    const pthread_t runs = pthread_self();
+    std::thread sender([&] {
+        char byte;
+        if (read(pipe.a, &byte, 1) == 1)
+            pthread_kill(runs, SIGUSR1);
+    });
+    int rc = in_run([&] {
+        Ints ch = wh_chan_create(int, 1);
+        CHECK(wh_signal_notify(ch, SIGUSR1) == 0);
+        Turns turn;
+        turn(2);
+        start([&] { (void)!write(pipe.b, "x", 1); }); /* runs when the root has parked */
+        int got = wh_chan_recv(ch, nullptr);
+        CHECK(got == 1);
+        wh_chan_unref(ch);
+    });
+    sender.join();
+    CHECK(rc == 0);
+}
+
+TEST_CASE("signal: the channel is held until it is stopped")
+{
+    in_run([] {
+        Ints ch = wh_chan_create(int, 1);
+        CHECK(wh_signal_notify(ch, SIGUSR1) == 0);
+        wh_chan_unref(ch);
+        CHECK(whorl::chan_of(ch)->refs == 1);
+        raise(SIGUSR1);
+        int rc = wh_chan_recv(ch, nullptr);
+        CHECK(rc == 1);
+        wh_signal_stop(ch);
+        until_alone();
+    });
+}
+
+TEST_CASE("signal: stopping the last channel puts back what was there before, flags and mask")
+{
+    Earlier one(SIGUSR1), two(SIGUSR2);
+    in_run([&] {
+        Ints a = wh_chan_create(int, 1), b = wh_chan_create(int, 2), never = wh_chan_create(int, 1);
+        wh_signal_stop(never); /* nobody has asked for anything */
+        CHECK(wh_signal_notify(a, SIGUSR1) == 0);
+        CHECK(wh_signal_notify(b, SIGUSR1) == 0);
+        CHECK(wh_signal_notify(b, SIGUSR2) == 0);
+        wh_signal_stop(never);
+        CHECK(!one.installed());
+        wh_signal_stop(a);
+        CHECK(!one.installed());
+        raise(SIGUSR1);
+        CHECK(handled == 0);
+        int rc = wh_chan_recv(b, nullptr);
+        CHECK(rc == 1);
+        wh_signal_stop(b);
+        CHECK(one.installed());
+        CHECK(two.installed());
+        raise(SIGUSR1);
+        CHECK(handled == SIGUSR1);
+        CHECK(drained(a).empty());
+        CHECK(drained(b).empty());
+        for (Ints ch : {a, b, never})
+            wh_chan_unref(ch);
+    });
+}
+
+TEST_CASE("signal: one that comes before a stop and was not looked at yet is lost")
+{
+    in_run([] {
+        Ints ch = wh_chan_create(int, 4);
+        for (bool reader_waits : {false, true}) {
+            CHECK(wh_signal_notify(ch, SIGUSR1) == 0);
+            Turns turn;
+            if (reader_waits)
+                turn(3);
+            raise(SIGUSR1);
+            wh_signal_stop(ch);
+            CHECK(wh_signal_notify(ch, SIGUSR1) == 0); /* while the first reader goes */
+            CHECK(wh_signal_notify(ch, SIGUSR2) == 0);
+            turn(4);
+            raise(SIGUSR2);
+            int number = 0;
+            int rc = wh_chan_recv(ch, &number);
+            CHECK(rc == 1);
+            CHECK(number == SIGUSR2);
+            wh_signal_stop(ch);
+            until_alone();
+        }
+        wh_chan_unref(ch);
+    });
+}
+
+TEST_CASE("signal: a run that ends with signals asked for puts everything back")
+{
+    const int fds_before = fds_open();
+    Earlier earlier(SIGUSR1);
+    for (int64_t grace_ns : {int64_t(0), int64_t(-1)}) /* the default; none at all */
+        for (bool reader_waits : {true, false}) {
+            INFO("grace " << grace_ns << ", the reader " << (reader_waits ? "waits" : "is new"));
+            StderrKept kept; /* what has no grace is named */
+            Ints ch = nullptr;
+            wh_options options = {};
+            options.grace_ns = grace_ns;
+            int rc = in_run(
+                [&] {
+                    ch = wh_chan_create(int, 1);
+                    int asked = wh_signal_notify(ch, SIGUSR1);
+                    CHECK(asked == 0);
+                    Turns turn;
+                    if (reader_waits)
+                        turn(3);
+                },
+                &options);
+            CHECK(rc == 0);
+            CHECK(earlier.installed());
+            CHECK(whorl::chan_of(ch)->refs == 1);
+            wh_chan_unref(ch);
+        }
+    CHECK(fds_open() == fds_before);
+}
+
+TEST_CASE("signal: in a run that is ending asking is -ECANCELED, and stopping does nothing")
+{
+    int rc = 0;
+    bool was_asked = false;
+    in_run([&] {
+        start([&] {
+            Ints ch = wh_chan_create(int, 1);
+            (void)!wh_chan_recv(ch, nullptr);
+            rc = wh_signal_notify(ch, SIGUSR1);
+            was_asked = true;
+            wh_signal_stop(ch);
+            wh_chan_unref(ch);
+        });
+        wh_yield();
+    });
+    CHECK(was_asked);
+    CHECK(rc == -ECANCELED);
+}
+
+TEST_CASE("signal: without descriptors it is -EMFILE and nothing is asked for")
+{
+    ChildEnd end = in_child([] {
+        return in_run([] {
+            Ints ch = wh_chan_create(int, 1);
+            struct sigaction before = {}, now = {};
+            sigaction(SIGUSR1, nullptr, &before);
+            const struct rlimit none = {0, 0};
+            CHILD_REQUIRE(setrlimit(RLIMIT_NOFILE, &none) == 0);
+            CHILD_REQUIRE(wh_signal_notify(ch, SIGUSR1) == -EMFILE);
+            sigaction(SIGUSR1, nullptr, &now);
+            CHILD_REQUIRE(now.sa_handler == before.sa_handler);
+            CHILD_REQUIRE(whorl::chan_of(ch)->refs == 1);
+            CHILD_REQUIRE(live(worker_tls) == 1);
+            wh_chan_unref(ch);
+        });
+    });
+    INFO(end.how());
+    CHECK(end.exited(0));
+}
+
+TEST_CASE("signal: many cycles of asking and stopping, and many runs, leave no descriptors")
+{
+    const int fds_before = fds_open();
+    Earlier earlier(SIGUSR1);
+    in_run([&] {
+        Turns turn;
+        const int fds_inside = fds_open();
+        int wrong = 0;
+        Ints ch = wh_chan_create(int, 1);
+        for (int i = 0; i < times(1000); i++) {
+            wrong += wh_signal_notify(ch, SIGUSR1) != 0;
+            if (i % 3 == 0)
+                turn(1);
+            if (i % 2) {
+                raise(SIGUSR1);
+                wrong += wh_chan_recv(ch, nullptr) != 1;
+            }
+            wh_signal_stop(ch);
+            wrong += !earlier.installed();
+            if (i % 8 == 0)
+                turn(1); /* else the next reader begins before this one has gone */
+            if (i % 20 == 19)
+                until_alone();
+        }
+        until_alone();
+        CHECK(wrong == 0);
+        CHECK(fds_open() == fds_inside);
+        wh_chan_unref(ch);
+    });
+    for (int i = 0; i < times(100); i++)
+        in_run([i] {
+            Ints ch = wh_chan_create(int, 1);
+            (void)wh_signal_notify(ch, SIGUSR1);
+            if (i % 2) {
+                raise(SIGUSR1);
+                (void)!wh_chan_recv(ch, nullptr);
+            }
+            wh_chan_unref(ch);
+        });
+    CHECK(earlier.installed());
+    CHECK(fds_open() == fds_before);
+}
