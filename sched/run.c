@@ -121,6 +121,7 @@ static int worker_init(struct worker *w, const wh_options *o)
     wheel_init(&w->alarms, w->now_ns);
     list_init(&w->expired);
     list_init(&w->sweeps);
+    list_init(&w->run_hooks);
     w->random = (uint64_t)w->now_ns | 1;
     stack_pool_init(&w->stacks, o->stacks_max, !caps_masked("guard") && stack_guard_probe());
     w->stack_class = stack_class_of(o->stack_bytes);
@@ -181,6 +182,11 @@ static void worker_finish(struct worker *w)
     worker_tls = NULL;
     *w->exceptions = w->exceptions_outer;
     fault_leave();
+    while (!list_empty(&w->run_hooks)) {
+        struct run_hook *hook = container_of(w->run_hooks.next, struct run_hook, link);
+        list_remove(&hook->link);
+        hook->over(hook);
+    }
     if (!drain(w)) {
         /* Left to the kernel for good, ring, stacks and descriptors: better than under its feet. */
         report("operations of abandoned coroutines do not end; their memory is not given back");

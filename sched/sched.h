@@ -99,6 +99,13 @@ struct end_hook {
     void (*ended)(struct end_hook *hook, wh_coro *coro, intptr_t value);
 };
 
+/* Told of the end of the run if it is still listed then (worker->run_hooks): no coroutine runs any
+ * more, those that were to take something down have been abandoned. */
+struct run_hook {
+    struct list link;
+    void (*over)(struct run_hook *hook);
+};
+
 /* What a coroutine has only if it asked for it. */
 struct coro_extra {
     char name[32];
@@ -221,6 +228,7 @@ struct worker {
     wh_ctx *ctx_free;
     uint64_t random;
     struct signals *signals; /* of this run (sync/signal.c), or NULL */
+    struct list run_hooks;
 
     /* The loop's own. */
     int32_t budget_full;  /* adapted: about a fifth of a millisecond of switches */

@@ -6,7 +6,8 @@
  * The handler is the process's and may run on any thread, at any instruction. It touches only the
  * slots: a fixed array, so that nothing it looks at can go away. A run that asks for signals takes
  * a slot and starts a reader, a coroutine that waits on the slot's eventfd, sends what is pending,
- * and takes everything down when it is cancelled: by the last wh_signal_stop(), or the run's end.
+ * and takes everything down when it is cancelled: by the last wh_signal_stop(), or the run's end. A
+ * run that gives its coroutines no time for that does it itself (run_over()).
  *
  * A slot's life, and who may touch its descriptor:
  *
@@ -58,6 +59,7 @@ struct signals {
     struct slot *slot;
     struct wish *wishes;
     wh_coro *reader;
+    struct run_hook hook; /* listed while it lives */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -204,6 +206,27 @@ static void send_pending(const struct signals *signals)
                 (void)wh_chan_try_send_(wish->ch, &number);
 }
 
+static void take_down(struct signals *signals)
+{
+    while (signals->wishes)
+        wish_drop(signals, &signals->wishes);
+    slot_leave(signals->slot);
+    list_unlink(&signals->hook.link);
+    mem_free(signals);
+}
+
+/* The run is over and the reader was abandoned. */
+static void run_over(struct run_hook *hook)
+{
+    struct signals *signals = container_of(hook, struct signals, hook);
+    for (struct wish *wish = signals->wishes; wish; wish = wish->next) {
+        /* Who waits there was abandoned, too, and is no reason to keep it. */
+        list_init(&wish->ch->receivers);
+        list_init(&wish->ch->senders);
+    }
+    take_down(signals);
+}
+
 static void read_signals(struct signals *signals)
 {
     struct worker *w = worker_tls;
@@ -212,10 +235,7 @@ static void read_signals(struct signals *signals)
         send_pending(signals);
     if (w->signals == signals)
         w->signals = NULL; /* the run ends */
-    while (signals->wishes)
-        wish_drop(signals, &signals->wishes);
-    slot_leave(signals->slot);
-    mem_free(signals);
+    take_down(signals);
 }
 
 static int signals_create(struct worker *w)
@@ -231,6 +251,8 @@ static int signals_create(struct worker *w)
     rc = slot_take(&signals->slot);
     if (rc < 0)
         goto unreserve;
+    signals->hook.over = run_over;
+    list_push_back(&w->run_hooks, &signals->hook.link);
     const uintptr_t words[] = {(uintptr_t)signals};
     coro_start(signals->reader, &site, (void (*)(void))read_signals, words);
     w->signals = signals;
