@@ -263,7 +263,7 @@ TEST_CASE("signal: what cannot be caught, or says that a thread has failed, is -
         until_alone();
         wh_signal_stop(ch);
         CHECK(whorl::chan_of(ch)->refs == 1);
-        CHECK(fds_open() == fds_before + 0);
+        CHECK(fds_open() == fds_before);
         wh_chan_unref(ch);
     });
 }
@@ -425,6 +425,34 @@ TEST_CASE("signal: a run that ends with signals asked for puts everything back")
     CHECK(fds_open() == fds_before);
 }
 
+TEST_CASE("signal: a run without grace puts everything back, whoever was left waiting")
+{
+    Earlier earlier(SIGUSR1);
+    wh_options options = {};
+    options.grace_ns = -1;
+    StderrKept kept;
+    const int fds_before = fds_open();
+    for (bool stopped : {false, true})
+        in_run(
+            [&] {
+                Ints ch = wh_chan_create(int, 0);
+                int rc = wh_signal_notify(ch, SIGUSR1);
+                CHECK(rc == 0);
+                if (!stopped)
+                    wh_go(
+                        +[](wh_chan *waits) { (void)!wh_chan_recv_(waits, nullptr); },
+                        whorl::chan_of(ch));
+                Turns turn;
+                turn(3);
+                if (stopped)
+                    wh_signal_stop(ch); /* the reader has no time to go */
+                wh_chan_unref(ch);      /* or the run has the last hold */
+            },
+            &options);
+    CHECK(earlier.installed());
+    CHECK(fds_open() == fds_before);
+}
+
 TEST_CASE("signal: in a run that is ending asking is -ECANCELED, and stopping does nothing")
 {
     int rc = 0;
@@ -463,6 +491,145 @@ TEST_CASE("signal: without descriptors it is -EMFILE and nothing is asked for")
     });
     INFO(end.how());
     CHECK(end.exited(0));
+}
+
+TEST_CASE("signal: runs on two threads both get it, each until it stops")
+{
+    Earlier earlier(SIGUSR1);
+    std::mutex mutex;
+    std::condition_variable changed;
+    int step = 0;
+    /* The threads are blocked as a whole, so that each knows where the other is. */
+    auto reach = [&](int next) {
+        std::unique_lock<std::mutex> lock(mutex);
+        step = next;
+        changed.notify_all();
+    };
+    auto await = [&](int wanted) {
+        std::unique_lock<std::mutex> lock(mutex);
+        changed.wait(lock, [&] { return step >= wanted; });
+    };
+    int wrong = 0, wrong_there = 0;
+    std::thread other([&] {
+        in_run([&] {
+            Ints ch = wh_chan_create(int, 4);
+            wrong_there += wh_signal_notify(ch, SIGUSR1) != 0;
+            reach(1);
+            await(2); /* raised by the first */
+            int number = 0;
+            wrong_there += wh_chan_recv(ch, &number) != 1 || number != SIGUSR1;
+            raise(SIGUSR1); /* both get this one */
+            wrong_there += wh_chan_recv(ch, &number) != 1;
+            reach(3);
+            await(4); /* the first has stopped */
+            raise(SIGUSR1);
+            wrong_there += wh_chan_recv(ch, &number) != 1;
+            wrong_there += earlier.installed();
+            wh_signal_stop(ch);
+            wrong_there += !earlier.installed();
+            wh_chan_unref(ch);
+        });
+    });
+    in_run([&] {
+        Ints ch = wh_chan_create(int, 4);
+        int number = 0;
+        wrong += wh_signal_notify(ch, SIGUSR1) != 0;
+        await(1);
+        raise(SIGUSR1);
+        wrong += wh_chan_recv(ch, &number) != 1 || number != SIGUSR1;
+        reach(2);
+        await(3);
+        wrong += wh_chan_recv(ch, &number) != 1;
+        wh_signal_stop(ch);
+        wrong += earlier.installed();
+        reach(4);
+        other.join();
+        Turns turn;
+        turn(3);
+        wrong += wh_chan_len(ch) != 0;
+        wh_chan_unref(ch);
+    });
+    CHECK(wrong == 0);
+    CHECK(wrong_there == 0);
+    CHECK(handled == 0);
+    CHECK(earlier.installed());
+}
+
+TEST_CASE("signal: 64 runs may ask at once, one more is -EMFILE, and later ones may again")
+{
+    for (int round = 0; round < 2; round++) {
+        std::mutex mutex;
+        std::condition_variable changed;
+        int asked = 0, accepted = 0, refused = 0, strange = 0;
+        std::vector<std::thread> threads;
+        for (int i = 0; i < 65; i++)
+            threads.emplace_back([&] {
+                wh_options options = {};
+                options.ring_entries = 8;
+                int rc = in_run(
+                    [&] {
+                        Ints ch = wh_chan_create(int, 1);
+                        int notified = wh_signal_notify(ch, SIGUSR2);
+                        std::unique_lock<std::mutex> lock(mutex);
+                        asked++;
+                        accepted += notified == 0;
+                        refused += notified == -EMFILE;
+                        changed.notify_all();
+                        changed.wait(lock, [&] { return asked >= 65; });
+                        lock.unlock();
+                        wh_signal_stop(ch);
+                        wh_chan_unref(ch);
+                    },
+                    &options);
+                std::unique_lock<std::mutex> lock(mutex);
+                strange += rc != 0;
+                asked += rc != 0;
+                changed.notify_all();
+            });
+        for (std::thread &thread : threads)
+            thread.join();
+        CHECK(strange == 0);
+        CHECK(accepted == 64);
+        CHECK(refused == 1);
+    }
+}
+
+TEST_CASE("signal: a storm from another thread, while runs ask and stop, breaks nothing")
+{
+    Earlier earlier(SIGUSR1);
+    std::atomic<bool> over{false};
+    std::atomic<uint64_t> storms{0};
+    const pid_t process = getpid();
+    std::thread storm([&] {
+        while (!over) {
+            kill(process, SIGUSR1);
+            storms++;
+        }
+    });
+    int got = 0, strange = 0;
+    in_run([&] {
+        Turns turn;
+        for (int i = 0; i < times(300); i++) {
+            Ints ch = wh_chan_create(int, 2);
+            strange += wh_signal_notify(ch, SIGUSR1) != 0;
+            for (int j = 0; j < 3; j++) {
+                int number = 0;
+                got += wh_chan_recv(ch, &number);
+                strange += number != SIGUSR1;
+            }
+            wh_signal_stop(ch);
+            wh_chan_unref(ch);
+            if (i % 4 == 0)
+                turn();
+        }
+        until_alone();
+    });
+    over = true;
+    storm.join();
+    CHECK(got == 3 * times(300));
+    CHECK(strange == 0);
+    CHECK(storms > 0);
+    CHECK(earlier.installed());
 }
 
 TEST_CASE("signal: many cycles of asking and stopping, and many runs, leave no descriptors")
