@@ -281,8 +281,10 @@ TEST_CASE("chan: elements of no size are counted like others")
         wh_chan *ch = wh_chan_create_(0, SIZE_MAX);
         CHECK(ch);
         CHECK(wh_chan_cap_(ch) == SIZE_MAX);
+        const struct {
+        } nothing = {};
         for (int i = 0; i < 100; i++)
-            CHECK(wh_chan_try_send_(ch, nullptr) == 0);
+            CHECK(wh_chan_try_send_(ch, &nothing) == 0);
         CHECK(wh_chan_len_(ch) == 100);
         for (int i = 0; i < 100; i++)
             CHECK(wh_chan_try_recv_(ch, nullptr) == 1);
