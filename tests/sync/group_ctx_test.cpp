@@ -38,30 +38,46 @@ TEST_CASE("group: a deadline around it reaches the members; its wait is not cut 
     });
 }
 
-TEST_CASE("group: cancelling the owner while it waits reaches neither the wait nor the members")
+TEST_CASE("group: cancelling the owner while it waits reaches the members; the wait is for them")
 {
-    in_run([] {
-        Turns turn;
-        wh_event end = {};
-        int rc = 1, next = 1;
-        wh_coro *owner = spawn([&] {
-            WH_WITH_GROUP(group, nullptr)
-            {
-                wh_group_go(group, stay, &end);
-                rc = wh_group_wait(group);
-                next = wh_group_go(group, return_it, 0);
-            }
+    for (bool before : {true, false})
+        in_run([before] {
+            Turns turn;
+            wh_event end = {};
+            int rc = 1, next = 1, member = 1, shielded = 1;
+            wh_coro *owner = spawn([&] {
+                WH_WITH_GROUP(group, nullptr)
+                {
+                    wh_group_go(
+                        group, [](wh_event *to, int *ret) { return *ret = wh_event_wait(to); },
+                        &end, &member);
+                    wh_group_go(
+                        group,
+                        [](wh_event *to, int *ret) {
+                            WH_SHIELD
+                            {
+                                *ret = wh_event_wait(to);
+                            }
+                        },
+                        &end, &shielded);
+                    if (before)
+                        wh_cancel(wh_self());
+                    rc = wh_group_wait(group);
+                    next = wh_group_go(group, return_it, 0);
+                }
+            });
+            turn(1);
+            wh_cancel(owner);
+            turn(2);
+            CHECK(is_parked(owner));
+            CHECK(member == -ECANCELED);
+            CHECK(rc == 1); /* one is still there */
+            wh_event_set(&end);
+            join(owner);
+            CHECK(shielded == 0);
+            CHECK(rc == -ECANCELED);
+            CHECK(next == -ECANCELED);
         });
-        turn(1);
-        wh_cancel(owner);
-        turn(2);
-        CHECK(is_parked(owner));
-        CHECK(rc == 1);
-        wh_event_set(&end);
-        join(owner);
-        CHECK(rc == 0);
-        CHECK(next == -ECANCELED);
-    });
 }
 
 TEST_CASE("group: cancelling a context around it reaches the members, not the wait")
