@@ -397,6 +397,7 @@ static void enlist(struct worker *w, wh_ctx *ctx, int cause)
 {
     mark(ctx, cause);
     list_push_back(&w->sweeps, &ctx->branch.link);
+    w->turn_ns = INT64_MAX;
     ref(ctx);
 }
 

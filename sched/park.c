@@ -80,11 +80,16 @@ void wh_yield(void)
     switch_to(w, self, next);
 }
 
-int calls_used_up(wh_coro *self)
+int ended_exactly(wh_coro *self)
+{
+    return ended(self);
+}
+
+int let_others(wh_coro *self, int rc)
 {
     wh_yield();
     self->worker->calls_left = CALLS_A_TURN;
-    return ended(self);
+    return rc;
 }
 
 int refuse(wh_coro *self, int rc)
@@ -104,6 +109,7 @@ void run_ready(struct worker *w)
     w->budget_given = w->budget_full;
     w->budget = w->budget_full;
     w->calls_left = CALLS_A_TURN;
+    w->turn_ns = list_empty(&w->sweeps) ? w->now_ns : INT64_MAX;
     switch_to(w, &w->loop, next);
 }
 

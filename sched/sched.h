@@ -211,6 +211,8 @@ struct worker {
     struct engine *engine;
     struct clock clock;
     int64_t now_ns;         /* exact, of the last turn of the loop */
+    int64_t turn_ns;        /* the same; INT64_MAX while contexts are being cancelled, so that
+                               everybody looks exactly */
     struct fd_waiters *fds; /* by descriptor */
     size_t fds_count;
     uint64_t ops_in_flight;
@@ -361,20 +363,29 @@ static inline int ended(wh_coro *self)
     return 0;
 }
 
-/* Lets the others run, or the loop; then ended(). (park.c) */
-COLD int calls_used_up(wh_coro *self);
+/* ended(), out of line. (park.c) */
+COLD int ended_exactly(wh_coro *self);
 
 /* The same as of the loop's last turn, without a look at the clock: for calls that cost less than
- * the look. Who makes only such calls, and is always served at once, would never see a turn: after
- * many it lets others run and looks. */
+ * the look. */
 static inline int ended_by_turn(wh_coro *self)
 {
-    struct worker *w = self->worker;
-    if (unlikely(--w->calls_left <= 0))
-        return calls_used_up(self);
-    if (unlikely(cancelled(self)))
-        return -ECANCELED;
-    return unlikely(self->deadline_ns <= w->now_ns) ? -ETIMEDOUT : 0;
+    if (likely(!(self->flags & (CORO_CANCELLED | CORO_CTX_ENDED)) &&
+               self->deadline_ns > self->worker->turn_ns))
+        return 0;
+    return ended_exactly(self);
+}
+
+/* Lets the others run, or the loop; returns rc. (park.c) */
+COLD int let_others(wh_coro *self, int rc);
+
+/* Returns rc, the result of a call that was served at once. Who makes only such calls would never
+ * see a turn of the loop, nor would the others run: after many it lets them. */
+static inline int served(wh_coro *self, int rc)
+{
+    if (likely(--self->worker->calls_left > 0))
+        return rc;
+    return let_others(self, rc);
 }
 
 /* Returns rc, which is why a call is refused; every so often after the loop has run: a coroutine

@@ -29,6 +29,6 @@ int wh_event_wait(wh_event *event)
     if (unlikely(rc < 0))
         return refuse(self, rc);
     if (event->set)
-        return 0;
+        return served(self, 0);
     return queue_park(self, queue_of(&event->waiters), &wait_event);
 }

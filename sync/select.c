@@ -319,10 +319,10 @@ static int draw(struct select *s, unsigned others, unsigned fds)
 {
     unsigned nth = random_below(s->self->worker, others + fds);
     if (nth >= others)
-        return nth_ready_fd(s, nth - others);
+        return served(s->self, nth_ready_fd(s, nth - others));
     int chosen = nth_ready(s->self, s->cases, nth);
     happen(&s->cases[chosen]);
-    return chosen;
+    return served(s->self, chosen);
 }
 
 /* With memory for waiters and polls. */
@@ -384,7 +384,7 @@ int wh_select_n(const wh_case *cases, int count)
         if (found > 1)
             last = nth_ready(self, cases, random_below(self->worker, found));
         happen(&cases[last]);
-        return last;
+        return served(self, last);
     }
     if (otherwise >= 0 && !fd_cases)
         return refuse(self, otherwise);

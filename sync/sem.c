@@ -42,7 +42,7 @@ int wh_sem_acquire(wh_sem *sem, uint64_t count)
     if (unlikely(rc < 0))
         return refuse(self, rc);
     if (likely(take(sem, count)))
-        return 0;
+        return served(self, 0);
     self->waiter.count = count;
     rc = queue_park(self, queue_of(&sem->waiters), &wait_sem);
     if (unlikely(rc < 0))

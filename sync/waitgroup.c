@@ -41,7 +41,7 @@ int wh_waitgroup_wait(wh_waitgroup *group)
     if (unlikely(rc < 0))
         return refuse(self, rc);
     if (!group->count)
-        return 0;
+        return served(self, 0);
     rc = queue_park(self, queue_of(&group->waiters), &wait_group);
     if (likely(rc == 0)) {
         wh_assert(group->leaving > 0);
