@@ -39,7 +39,7 @@ class Earlier
     {
         struct sigaction action = {};
         action.sa_handler = on_earlier;
-        action.sa_flags = SA_NODEFER;
+        action.sa_flags = SA_NOCLDSTOP;
         sigaddset(&action.sa_mask, SIGCHLD);
         sigaction(number, &action, &before_);
         handled = 0;
@@ -55,7 +55,7 @@ class Earlier
     {
         struct sigaction now = {};
         sigaction(number_, nullptr, &now);
-        return now.sa_handler == on_earlier && now.sa_flags & SA_NODEFER &&
+        return now.sa_handler == on_earlier && now.sa_flags & SA_NOCLDSTOP &&
                sigismember(&now.sa_mask, SIGCHLD) == 1;
     }
 
