@@ -585,6 +585,15 @@ struct wh_ctx_scope wh_ctx_enter_owned_(wh_ctx *ctx)
     return enter(self, ref(ctx), self->deadline_ns, ctx);
 }
 
+struct wh_ctx_scope wh_ctx_enter_value_(const void *key, void *value)
+{
+    wh_coro *self = self_or_panic("WH_WITH_VALUE");
+    wh_ctx *ctx = wh_ctx_create_value(NULL, key, value);
+    if (unlikely(!ctx))
+        return enter_cancelled(self);
+    return enter(self, ctx, self->deadline_ns, NULL); /* with the only reference */
+}
+
 struct wh_ctx_scope wh_ctx_enter_shield_(void)
 {
     wh_coro *self = self_or_panic("WH_SHIELD");

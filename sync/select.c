@@ -166,6 +166,8 @@ static void queue_done(struct select *s, int i, wh_ctx *ctx)
 
 static int queue_join(struct select *s, int i, wh_coro *coro)
 {
+    if (unlikely(coro == s->self))
+        return -EDEADLK;
     if (unlikely(coro->state == CORO_FREE || coro->flags & CORO_DETACHED))
         coro_misuse(s->self, "wh_select", "waits for a coroutine that has no handle");
     if (coro->joiner && waiter_waits(coro->joiner))
@@ -174,7 +176,7 @@ static int queue_join(struct select *s, int i, wh_coro *coro)
     return 0;
 }
 
-/* Queues a case that is not ready. Returns 0; 1: it is, after all; -EBUSY. */
+/* Queues a case that is not ready. Returns 0; 1: it is, after all; -EBUSY, -EDEADLK. */
 static int queue_case(struct select *s, int i, struct poll_wait *poll)
 {
     const wh_case *c = &s->cases[i];

@@ -101,7 +101,8 @@ WH_API void *wh_ctx_value(wh_ctx *ctx, const void *key);
  * WH_WITH_CANCEL(name) { }: declares `wh_ctx *name`, a child of the ambient context, for the block;
  *     its end cancels it. Without memory the block is run in a context that is cancelled already,
  *     with the cause -ENOMEM.
- * WH_WITH_VALUE(key, value) { }: the block sees the value.
+ * WH_WITH_VALUE(key, value) { }: the block, and what is started in it, sees the value. Its end
+ *     cancels nothing. Without memory as WH_WITH_CANCEL.
  * WH_SHIELD { }: for clean-up: calls in it, and coroutines started in it, obey neither the contexts
  *     and deadlines around it nor wh_cancel(). Give it a deadline of its own (WH_WITH_TIMEOUT
  *     inside): a shield that waits forever holds up its coroutine's end. At its end what came
@@ -112,9 +113,8 @@ WH_API void *wh_ctx_value(wh_ctx *ctx, const void *key);
 #define WH_WITH_CTX(ctx) WH_CTX_BLOCK_(wh_ctx_enter_(ctx), __COUNTER__)
 #define WH_WITH_CANCEL(name) \
     WH_CTX_NAMED_(name, wh_ctx_enter_owned_(wh_ctx_create(NULL)), __COUNTER__)
-#define WH_WITH_VALUE(key, value) \
-    WH_CTX_BLOCK_(wh_ctx_enter_owned_(wh_ctx_create_value(NULL, (key), (value))), __COUNTER__)
-#define WH_SHIELD WH_CTX_BLOCK_(wh_ctx_enter_shield_(), __COUNTER__)
+#define WH_WITH_VALUE(key, value) WH_CTX_BLOCK_(wh_ctx_enter_value_((key), (value)), __COUNTER__)
+#define WH_SHIELD                 WH_CTX_BLOCK_(wh_ctx_enter_shield_(), __COUNTER__)
 
 /*
  * wh_ctx_after(ctx, &after, fn, args...): when ctx ends, starts fn(args...) as a coroutine, as
@@ -143,6 +143,7 @@ struct wh_ctx_scope {
 
 WH_API struct wh_ctx_scope wh_ctx_enter_(wh_ctx *ctx);
 WH_API struct wh_ctx_scope wh_ctx_enter_owned_(wh_ctx *ctx);
+WH_API struct wh_ctx_scope wh_ctx_enter_value_(const void *key, void *value);
 WH_API struct wh_ctx_scope wh_ctx_enter_shield_(void);
 WH_API void wh_ctx_leave_(struct wh_ctx_scope *scope);
 WH_API int wh_ctx_after_(struct wh_site *site, wh_ctx *ctx, wh_after **ret_after, void (*fn)(void),

@@ -92,6 +92,7 @@ typedef struct wh_case {
  *   -ETIMEDOUT, -ECANCELED   the ambient context ended before any case happened (or before the
  *                            call; with WH_DEFAULT too): none did
  *   -EBUSY    see WH_JOINABLE
+ *   -EDEADLK  a case waits for the end of the calling coroutine itself
  *   -ENOMEM   more than 16 cases, and no memory for them
  * wh_select_n takes them from an array of 0 to 65535; without any it waits for the context to end.
  * Up to 16 cases nothing is allocated.
