@@ -433,17 +433,20 @@ static int sweep_ctx(struct worker *w, wh_ctx *ctx, int left)
 
 static void sweep(struct worker *w, int left)
 {
-    while (!list_empty(&w->sweeps)) {
+    /* Whom it interrupts may cancel another context: that one is listed, and has its turn. */
+    if (unlikely(w->sweeping))
+        return;
+    w->sweeping = true;
+    while (left && !list_empty(&w->sweeps)) {
         wh_ctx *ctx = container_of(w->sweeps.next, wh_ctx, branch.link);
         left = sweep_ctx(w, ctx, left);
         if (!left)
-            return;
+            break;
         list_remove(&ctx->branch.link);
         unref(w, ctx);
-        left--; /* never 0 to begin with: an empty one costs, too */
-        if (!left)
-            return;
+        left--; /* an empty one costs, too */
     }
+    w->sweeping = false;
 }
 
 /* The loop's slice is no more than it runs in a turn: else those that were woken would pile up in

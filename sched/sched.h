@@ -226,6 +226,7 @@ struct worker {
     struct wheel alarms;
     struct list expired; /* coroutines' timers, when many came at once */
     struct list sweeps;  /* contexts being cancelled (ctx.c) */
+    bool sweeping;
     struct ctx_chunk *ctx_chunks;
     wh_ctx *ctx_free;
     uint64_t random;
