@@ -327,6 +327,8 @@ TEST_CASE("select: the end of a coroutine is a case, and a join returns at once 
             start([&] { others_ran = true; });
             CHECK(join(target) == 42);
             CHECK(!others_ran);
+            wh_yield(); /* it runs while the variable is there */
+            CHECK(others_ran);
             unref(gate);
         });
 }
