@@ -18,7 +18,9 @@
  * The contract of a call whose context ends:
  *   - Exactly one outcome. A result that is there beats the end of the context: what a call has
  *     achieved it returns, and the next call fails. When it returns -ECANCELED or -ETIMEDOUT, it
- *     has done nothing: no element was sent or taken, no lock is held, no byte was moved.
+ *     has done nothing: no element was sent or taken, no lock is held, no byte was moved. The
+ *     exceptions are calls that stand for several, and say so: wh_send_all(), wh_write_all() and
+ *     wh_connect() (whorl/io.h).
  *   - A call made in a context that has ended does nothing and fails, even if it would not have had
  *     to wait. Only these do not look: calls that never park, locking a mutex or rwlock that is
  *     free, WH_LOCKED, wh_once_do() unless another call is under way, wh_join() of what has ended,

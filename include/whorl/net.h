@@ -24,10 +24,12 @@ typedef struct wh_listen_options {
 
 /*
  * A listening socket, close-on-exec, the caller's. TCP listeners have SO_REUSEADDR. A Unix path
- * that is a socket nobody listens on any more is replaced. Does not park. Returns the descriptor,
- * or -EINVAL       the address is not of the form above -EADDRINUSE, -EADDRNOTAVAIL, -EACCES,
- * -EMFILE, ...   from socket(2), bind(2), listen(2) -ENAMETOOLONG the path does not fit a socket
- * address
+ * that is a socket nobody listens on any more is replaced. Does not park. Returns the descriptor;
+ * or
+ *
+ *   -EINVAL         the address is not of the form above
+ *   -ENAMETOOLONG   the path does not fit a socket address
+ *   -EADDRINUSE, -EADDRNOTAVAIL, -EACCES, -EMFILE...   of socket(2), bind(2), listen(2)
  */
 WH_API wh_fd wh_listen_tcp(const char *address, const wh_listen_options *options);
 WH_API wh_fd wh_listen_unix(const char *path, const wh_listen_options *options);

@@ -26,10 +26,13 @@ WH_BEGIN_DECLS
  * From now on `number` is sent to ch, a WH_CHAN(int), which is held until wh_signal_stop() or the
  * run's end. Asking twice is asking once. While signals are asked for, one coroutine more lives
  * (the one that reads them), and the run never counts as deadlocked. A NULL channel aborts. Does
- * not park. Returns 0, or -EINVAL   not a signal that can be caught (SIGKILL, SIGSTOP), or one that
- * says a thread has failed (SIGSEGV, SIGBUS, SIGFPE, SIGILL) -ENOMEM, -EMFILE, -ENFILE   memory or
- * descriptors ran out; -EMFILE, too, when 64 runs of the process ask for signals already -ECANCELED
- * the run is ending
+ * not park. Returns 0; or
+ *
+ *   -EINVAL   not a signal that can be caught (SIGKILL, SIGSTOP), or one that says a thread has
+ *             failed (SIGSEGV, SIGBUS, SIGFPE, SIGILL)
+ *   -ENOMEM, -EMFILE, -ENFILE   memory or descriptors ran out; -EMFILE, too, when 64 runs of the
+ *             process ask for signals already
+ *   -ECANCELED   the run is ending
  */
 #define wh_signal_notify(ch, number) wh_signal_notify_(WH_SIGNAL_CHAN_(ch), (number))
 

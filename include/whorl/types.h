@@ -1,7 +1,8 @@
 /*
  * whorl/types.h: the words every other header uses.
  *
- * Errors: every call of whorl returns a value >= 0, or -errno. `errno` tells nothing of them.
+ * Errors: every call of whorl returns a value >= 0, or -errno (<errno.h>). The variable `errno`
+ * tells nothing of them.
  * Time: absolute times are nanoseconds of CLOCK_MONOTONIC; durations are nanoseconds.
  * "May park" in a comment: the call may let other coroutines run before it returns. What does not
  * say so never does.
@@ -9,6 +10,7 @@
 #ifndef WHORL_TYPES_H
 #define WHORL_TYPES_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
