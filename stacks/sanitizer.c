@@ -5,7 +5,7 @@
 
 #ifdef WHORL_TSAN
 
-enum { FIBERS_KEPT = 512 };
+enum { FIBERS_KEPT = 1024 };
 
 static __thread void *kept[FIBERS_KEPT];
 static __thread unsigned kept_count;

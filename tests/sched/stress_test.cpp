@@ -84,7 +84,7 @@ TEST_CASE(
 {
     const int fds = fds_open();
     in_run([] {
-        const int count = times(20000);
+        const int count = at_once(times(20000));
         FdPair pipe = pipe_pair();
         uint64_t cancelled = 0;
         std::vector<wh_coro *> coros(static_cast<size_t>(count));
