@@ -194,14 +194,13 @@ TEST_CASE("churn: thousands of connections at once, as many as there are descrip
     server.resets = 1;
     in_run([&] {
         begin(&server);
-        bool leave = false;
+        wh_event leave = {};
         std::vector<wh_coro *> clients;
         for (int i = 0; i < count; i++)
             clients.push_back(spawn([&, i] {
                 char byte = static_cast<char>(i);
                 Fd fd = call(&server, &byte, 1);
-                while (!leave && wh_sleep(5 * WH_MILLISECOND) == 0)
-                    ;
+                wh_event_wait(&leave);
                 hang_up(&server, &fd);
             }));
         while (server.answered + server.odd < static_cast<uint64_t>(count))
@@ -211,7 +210,7 @@ TEST_CASE("churn: thousands of connections at once, as many as there are descrip
         wh_stats stats;
         wh_stats_get(&stats);
         CHECK(stats.coros_live == 2 * static_cast<uint64_t>(count) + 2);
-        leave = true;
+        wh_event_set(&leave);
         for (wh_coro *client : clients)
             join(client);
         if (server.odd)
