@@ -2,6 +2,7 @@
  * whorl/chan.h: channels: passing elements between coroutines, as in Go.
  *
  *     WH_CHAN(int) numbers = wh_chan_create(int, 10);
+ *     wh_go(squares, numbers);
  *
  *     static void squares(WH_CHAN(int) out) {           while (wh_chan_recv(numbers, &x) > 0)
  *         for (int i = 0; i < 100; i++)                     printf("%d\n", x);
