@@ -1,9 +1,12 @@
 /*
- * base.c: reporting, memory, and numbers from the environment (base.h).
+ * base.c: reporting, memory, numbers from the environment (base.h), and waiting for a lock
+ * (lock.h).
  */
 #include "base/base.h"
+#include "base/lock.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +16,22 @@
 #ifdef WHORL_JEMALLOC
 #include <jemalloc/jemalloc.h>
 #endif
+
+#define MEM_ARENA_NONE UINT32_MAX
+
+enum { LOOKS_MAX = 40 }; /* of about 25 ns */
+
+void lock_await(const uint8_t *lock)
+{
+    for (int looks = 0; __atomic_load_n(lock, __ATOMIC_RELAXED);) {
+        if (looks < LOOKS_MAX) {
+            looks++;
+            cpu_relax();
+        } else {
+            sched_yield();
+        }
+    }
+}
 
 static void report_line(const char *format, va_list args)
 {
@@ -71,7 +90,53 @@ void mem_free(void *memory)
         dallocx(memory, 0);
 }
 
+/* Plus one; 0: not made yet. Any thread, atomic. */
+static unsigned arenas[MEM_ARENAS];
+
+static unsigned arena_of(unsigned number)
+{
+    unsigned made = __atomic_load_n(&arenas[number], __ATOMIC_RELAXED);
+    if (made)
+        return made - 1;
+    unsigned arena;
+    size_t bytes = sizeof arena;
+    if (mallctl("arenas.create", &arena, &bytes, NULL, 0) != 0)
+        return MEM_ARENA_NONE;
+    /* Of two that make one at the same time one is used. */
+    if (!__atomic_compare_exchange_n(&arenas[number], &made, arena + 1, false, __ATOMIC_RELAXED,
+                                     __ATOMIC_RELAXED))
+        return made - 1;
+    return arena;
+}
+
+unsigned mem_arena_enter(unsigned number)
+{
+    unsigned arena = arena_of(number), before;
+    size_t bytes = sizeof before;
+    if (arena == MEM_ARENA_NONE ||
+        mallctl("thread.arena", &before, &bytes, &arena, sizeof arena) != 0)
+        return MEM_ARENA_NONE;
+    return before;
+}
+
+void mem_arena_leave(unsigned before)
+{
+    if (before != MEM_ARENA_NONE)
+        (void)mallctl("thread.arena", NULL, NULL, &before, sizeof before);
+}
+
 #else
+
+unsigned mem_arena_enter(unsigned number)
+{
+    (void)number;
+    return MEM_ARENA_NONE;
+}
+
+void mem_arena_leave(unsigned before)
+{
+    (void)before;
+}
 
 void *mem_alloc(size_t bytes)
 {

@@ -47,6 +47,22 @@ void *mem_alloc_aligned(size_t bytes, size_t align);
 void *mem_zalloc(size_t bytes);
 void mem_free(void *memory);
 
+/* How many cores the calling thread may use: those of its affinity, and no more than the quota of
+ * its control groups. At least 1. (cpus.c) */
+unsigned cpus_usable(void);
+
+/* The quota alone, in cores: proc_file as /proc/self/cgroup, mount as /sys/fs/cgroup. A large
+ * number when there is none. */
+unsigned cpus_of_cgroups(const char *proc_file, const char *mount);
+
+/* What the calling thread allocates from now on comes from the arena of this number, where the
+ * allocator has such: threads with different numbers, below MEM_ARENAS, do not meet. Arenas are the
+ * process's and are used again. Returns what mem_arena_leave() takes to put it back to where it
+ * was. */
+enum { MEM_ARENAS = 64 };
+unsigned mem_arena_enter(unsigned number);
+void mem_arena_leave(unsigned before);
+
 /* The value of an environment variable as a number; fallback when unset. A value that is not a
  * number is reported and ignored. */
 int64_t env_number(const char *name, int64_t fallback);

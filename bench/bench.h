@@ -38,8 +38,9 @@ extern const struct bench ctx_cancel, ctx_timeout_cancel, recv_deadline_pingpong
 /* Nanoseconds since some start. */
 int64_t bench_now(void);
 
-/* Runs root(arg) in a run with default options; a failure ends the program. */
+/* Runs root(arg) in a run with one worker, or with several; a failure ends the program. */
 void bench_in_run(int (*root)(void *arg), void *arg);
+void bench_in_run_of(unsigned workers, int (*root)(void *arg), void *arg);
 
 /* Seconds of processor time this process has used, user and system. */
 double bench_cpu_s(void);

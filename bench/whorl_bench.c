@@ -53,7 +53,13 @@ int64_t bench_now(void)
 
 void bench_in_run(int (*root)(void *arg), void *arg)
 {
-    int rc = wh_run(root, arg, NULL);
+    bench_in_run_of(1, root, arg);
+}
+
+void bench_in_run_of(unsigned workers, int (*root)(void *arg), void *arg)
+{
+    const wh_options options = {.workers = workers};
+    int rc = wh_run(root, arg, &options);
     if (rc < 0) {
         fprintf(stderr, "whorl-bench: the run ended with %s\n", strerror(-rc));
         exit(1);

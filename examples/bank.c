@@ -3,8 +3,10 @@
  *
  *     bank
  *
- * The coroutines of a run take turns on one thread. Nothing happens between two lines of C unless
- * a call between them may park; wh_yield() stands here for any such call: a read, a send, a sleep.
+ * The coroutines of a run with one worker take turns on one thread. Nothing happens between two
+ * lines of C unless a call between them may park; wh_yield() stands here for any such call: a read,
+ * a send, a sleep. With several workers, which is the default, they run at the same time, and only
+ * the second way below is right.
  *
  * Look at the three ways to make a deposit:
  *   hasty     reads the balance, parks, and writes back a sum that is out of date by then;
@@ -71,5 +73,6 @@ static int app(void *arg)
 
 int main(void)
 {
-    return wh_run(app, NULL, NULL) != 0;
+    const wh_options one_worker = {.workers = 1};
+    return wh_run(app, NULL, &one_worker) != 0;
 }

@@ -132,5 +132,7 @@ static int app(void *arg)
 
 int main(void)
 {
-    return wh_run(app, NULL, NULL) != 0;
+    /* One worker: the coroutines share plain variables, and take turns. */
+    const wh_options one_worker = {.workers = 1};
+    return wh_run(app, NULL, &one_worker) != 0;
 }

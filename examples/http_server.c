@@ -303,8 +303,10 @@ static int init_server(struct server *server)
 
 static void *run_worker(void *arg)
 {
+    /* A run a thread: what its connections share needs no lock. */
+    const wh_options one_worker = {.workers = 1};
     struct worker *w = arg;
-    int rc = wh_run(worker_run, w, NULL);
+    int rc = wh_run(worker_run, w, &one_worker);
     if (rc < 0) {
         w->result = rc;
         server_stop(w->server); /* a server with a worker less is not what was asked for */

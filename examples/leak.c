@@ -124,7 +124,9 @@ static int app(void *arg)
 int main(void)
 {
     int cancelled = 0;
-    bool ok = wh_run(app, &cancelled, NULL) == 0;
+    /* One worker: what has stayed is counted, and a coroutine ends in its turn. */
+    const wh_options one_worker = {.workers = 1};
+    bool ok = wh_run(app, &cancelled, &one_worker) == 0;
     printf("the end of the run ended what stayed: %s\n", cancelled == 2 ? "yes" : "no");
     return !ok || cancelled != 2;
 }

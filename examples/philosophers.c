@@ -113,11 +113,13 @@ static int meals(const struct table *table)
 
 int main(void)
 {
+    /* They take turns, so that the deadlock comes for sure and not by chance. */
+    const wh_options one_worker = {.workers = 1};
     struct table first = {0}, second = {0};
-    int deadlock = wh_run(first_table, &first, NULL);
+    int deadlock = wh_run(first_table, &first, &one_worker);
     printf("left fork first:  %d meals, %s\n", meals(&first),
            deadlock == -EDEADLK ? "deadlock" : "no deadlock");
-    int rc = wh_run(second_table, &second, NULL);
+    int rc = wh_run(second_table, &second, &one_worker);
     printf("lower fork first: %d meals, %s\n", meals(&second),
            rc == 0 ? "no deadlock" : "it failed");
 

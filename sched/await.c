@@ -10,6 +10,20 @@
  * descriptor is not closed. While it waits for them (fd->closer), none begins: one that did would
  * keep the file open after the close, and nobody would ever end it.
  *
+ * Other workers may have operations on it, too. For each descriptor the run keeps which workers
+ * have had any since it was last closed (run->fd_users): a bit is set by the first operation of a
+ * worker on it and stays. Who closes sets FD_CLOSING, which makes operations fail everywhere from
+ * then on, and asks each of the workers whose bits are set, one after the other, by a post; each
+ * wakes the closer when it has none left. Then the descriptor is closed, with FD_LAST set as well:
+ * an operation that comes now may mean the old file or the next one that gets the number, which can
+ * be at work elsewhere before we learn that the close is done. It waits for that, and the kernel
+ * decides.
+ *
+ * The operation that sets its worker's bit and the closer that sets
+ * FD_CLOSING do so in one atomic step each, so either the operation sees the closing, or the closer
+ * sees the bit. When a worker is asked, what it had begun before is in its list, and what begins
+ * after sees FD_CLOSING.
+ *
  * A select waits for descriptors by polls of its own, several at a time; they are in the list too.
  * Whatever wakes the select, it waits for the completion of them all before it returns.
  *
@@ -17,18 +31,25 @@
  * (a poll that has fired and its retry, or the way to a worker thread). So asking is repeated, ever
  * more slowly, until the operation has ended.
  */
-#include "sched/sched.h"
+#include "sched/next.h"
 
 #include <errno.h>
 #include <sys/socket.h>
+
+#define FD_CLOSING (UINT64_C(1) << 63)
+#define FD_LAST    (UINT64_C(1) << 62)
+
+static_assert(WORKERS_MAX <= 62, "a bit each, and the two above");
 
 /* After this time without a completion a cancel is asked for again; it doubles, this often. */
 #define ASK_AGAIN_NS (1 * WH_MILLISECOND)
 enum { ASKS_DOUBLED_MAX = 7 };
 
-static bool op_withdraw(wh_coro *coro)
+static bool op_withdraw(wh_coro *coro, int why)
 {
     struct worker *w = coro->worker;
+    if (!coro->wake)
+        coro->wake = (int16_t)why;
     engine_cancel(w->engine, &coro->op);
     if (timer_armed(&coro->timer))
         wheel_cancel(&w->wheel, &coro->timer);
@@ -42,6 +63,11 @@ const struct wait_kind wait_op = {.withdraw = op_withdraw};
 
 static const struct wait_kind wait_op_shielded = {.reason = NULL};
 
+bool op_asked(const wh_coro *coro)
+{
+    return wait_kind_of(coro) == &wait_op && coro->wake;
+}
+
 /* The list of the descriptor that the operation is on; NULL when it is on none. */
 static inline struct fd_waiters *waiters_of(const struct worker *w, const struct op *op)
 {
@@ -49,20 +75,60 @@ static inline struct fd_waiters *waiters_of(const struct worker *w, const struct
     return listed ? &w->fds[op->fd] : NULL;
 }
 
+/* Those workers have had operations on the descriptor. */
+static inline uint64_t user_bit(const struct worker *w)
+{
+    return UINT64_C(1) << w->index;
+}
+
+/* Whether the worker may begin an operation on the descriptor: 0; -EBADF: somebody is closing it;
+ * -EAGAIN: to be asked again when others have run. */
+static inline int may_begin(struct worker *w, const struct fd_waiters *fd, int number)
+{
+    if (unlikely(fd->closer))
+        return -EBADF;
+    if (likely(!w->shared))
+        return 0;
+    uint64_t *users = &w->run->fd_users[number];
+    uint64_t seen = __atomic_load_n(users, __ATOMIC_RELAXED);
+    if (unlikely(!(seen & user_bit(w)))) {
+        /* acq_rel: pairs with the one in fd_end_operations() */
+        seen = __atomic_fetch_or(users, user_bit(w), __ATOMIC_ACQ_REL);
+    }
+    if (likely(!(seen & FD_CLOSING)))
+        return 0;
+    return seen & FD_LAST ? -EAGAIN : -EBADF;
+}
+
+static inline void closer_wake(struct worker *w, struct fd_waiters *fd)
+{
+    wh_coro *closer = fd->closer;
+    if (w->shared)
+        fd->closer = NULL; /* maybe another worker's; FD_CLOSING keeps the others away */
+    wake(closer, 0, w->shared);
+}
+
+static inline bool none_left(const struct fd_waiters *fd)
+{
+    return !fd->leaving && !fd->first && !fd->polls;
+}
+
 /* A closer is woken behind those that leave, and until it has run nobody can begin anew. */
-static inline void waiters_left(struct fd_waiters *fd)
+static inline void waiters_left(struct worker *w, struct fd_waiters *fd)
 {
     wh_assert(fd->leaving > 0);
     fd->leaving--;
-    if (unlikely(fd->closer && !fd->leaving && !fd->first && !fd->polls))
-        wake(fd->closer, 0);
+    if (unlikely(fd->closer && none_left(fd)))
+        closer_wake(w, fd);
 }
 
 void op_completed(struct op *op)
 {
     wh_coro *coro = container_of(op, wh_coro, op);
-    wh_assert(coro->state == CORO_PARKED);
-    struct fd_waiters *fd = waiters_of(coro->worker, op);
+    wh_assert(state_of(coro) == CORO_PARKED);
+    struct worker *w = coro->worker;
+    struct fd_waiters *fd = waiters_of(w, op);
+    w->ops_in_flight--;
     if (fd) {
         /* Now, because the run queue wants the link. */
         wh_coro **at = &fd->first;
@@ -70,8 +136,11 @@ void op_completed(struct op *op)
             at = &(*at)->next;
         *at = coro->next;
         fd->leaving++;
+        /* One that may run on another worker cannot leave when it runs. */
+        if (unlikely(coro->flags & CORO_MIGRATES))
+            waiters_left(w, fd);
     }
-    wake(coro, coro->wake); /* keeps why it was interrupted, if it was */
+    wake(coro, coro->wake, w->shared); /* keeps why it was interrupted, if it was */
 }
 
 static int32_t submit_and_park(wh_coro *self, const struct wait_kind *kind)
@@ -79,17 +148,25 @@ static int32_t submit_and_park(wh_coro *self, const struct wait_kind *kind)
     struct worker *w = self->worker;
     struct fd_waiters *fd = waiters_of(w, &self->op);
     if (fd) {
-        if (unlikely(fd->closer))
-            return -EBADF;
+        int rc;
+        while (unlikely((rc = may_begin(w, fd, self->op.fd)) < 0)) {
+            if (rc != -EAGAIN)
+                return rc;
+            yield(self);
+            rc = kind == &wait_op ? ended(self) : 0; /* it may have been cancelled meanwhile */
+            if (rc < 0)
+                return rc;
+            w = self->worker;
+            fd = &w->fds[self->op.fd];
+        }
         self->next = fd->first;
         fd->first = self;
     }
     w->ops_in_flight++;
     engine_submit(w->engine, &self->op);
     int why = park(self, kind);
-    w->ops_in_flight--;
-    if (fd)
-        waiters_left(fd);
+    if (fd && likely(!(self->flags & CORO_MIGRATES)))
+        waiters_left(w, fd);
 
     wh_assert(self->op.state == OP_DONE);
     self->op.state = OP_IDLE;
@@ -97,6 +174,8 @@ static int32_t submit_and_park(wh_coro *self, const struct wait_kind *kind)
     /* What runs in a thread of the kernel is interrupted by a cancel. */
     if (unlikely(why && (res == -ECANCELED || res == -EINTR)))
         return why;
+    if (unlikely(why == -EBADF && res == -EAGAIN))
+        return why; /* closed: no second try */
     return res;
 }
 
@@ -126,12 +205,12 @@ int32_t op_await(wh_coro *self, int flags)
 {
     int32_t res = ended(self);
     if (unlikely(res < 0))
-        return refuse(self, res);
+        return leave(self, refuse(self, res));
     deadline_arm(self);
     res = submit_and_park(self, &wait_op);
     if (unlikely(res == -EAGAIN) && op_table[self->op.code].poll_events && !(flags & MSG_DONTWAIT))
-        return retry_when_ready(self);
-    return res;
+        res = retry_when_ready(self);
+    return leave(self, res);
 }
 
 int32_t op_await_shielded(wh_coro *self)
@@ -148,8 +227,9 @@ int poll_start(wh_coro *self, struct poll_wait *poll, int fd, short events)
     poll->waiter.coro = self;
     struct fd_waiters *waiters = waiters_of(w, &poll->op);
     if (waiters) {
-        if (waiters->closer)
-            return -EBADF;
+        int rc = may_begin(w, waiters, fd);
+        if (rc < 0)
+            return rc;
         poll->fd_next = waiters->polls;
         waiters->polls = poll;
     }
@@ -165,14 +245,7 @@ void poll_cancel(struct poll_wait *poll)
     engine_cancel(poll->waiter.coro->worker->engine, &poll->op);
 }
 
-static bool polls_withdraw(wh_coro *coro)
-{
-    (void)coro;
-    return false;
-}
-
-static const struct wait_kind wait_polls = {
-    .reason = "select", .withdraw = polls_withdraw, .has_polls = true};
+static const struct wait_kind wait_polls = {.reason = "select", .has_polls = true};
 
 void polls_await(wh_coro *self)
 {
@@ -202,29 +275,77 @@ void poll_completed(struct op *op)
 {
     struct poll_wait *poll = container_of(op, struct poll_wait, op);
     wh_coro *coro = poll->waiter.coro;
+    struct worker *w = coro->worker;
     poll_leave(poll);
-    coro->worker->ops_in_flight--;
+    w->ops_in_flight--;
     /* The first wakes the select; while that awaits the others, the last does. */
     if (!waiter_waits(&poll->waiter))
         return;
-    if (wait_kind_of(coro) != &wait_polls)
-        waiter_wake(&poll->waiter, 1);
-    else if (!coro->polls)
-        wake(coro, 0);
+    if (wait_kind_of(coro) == &wait_polls) {
+        if (!coro->polls)
+            wake(coro, 0, w->shared);
+    } else if (claim(coro, w->shared)) {
+        waiter_wake(&poll->waiter, 1, w->shared);
+    }
 }
 
 void poll_finish(struct poll_wait *poll)
 {
     wh_assert(poll->op.state == OP_DONE);
     poll->op.state = OP_IDLE;
-    struct fd_waiters *fd = waiters_of(poll->waiter.coro->worker, &poll->op);
+    struct worker *w = poll->waiter.coro->worker;
+    struct fd_waiters *fd = waiters_of(w, &poll->op);
     if (fd)
-        waiters_left(fd);
+        waiters_left(w, fd);
 }
 
 /* ---- Closing ---- */
 
 static const struct wait_kind wait_close = {.reason = "close"};
+
+/* Asks all operations of this worker on the descriptor to end. */
+static void end_local(struct fd_waiters *fd)
+{
+    for (wh_coro *coro = fd->first; coro; coro = coro->next)
+        interrupt(coro, -EBADF);
+    for (struct poll_wait *poll = fd->polls; poll; poll = poll->fd_next)
+        poll_cancel(poll);
+}
+
+/* A closer asks another worker. */
+struct close_post {
+    struct post post;
+    wh_coro *closer;
+    int fd;
+};
+
+static void close_asked(struct post *post, struct worker *w)
+{
+    const struct close_post *asked = container_of(post, struct close_post, post);
+    struct fd_waiters *fd = &w->fds[asked->fd];
+    wh_assert(!fd->closer);
+    fd->closer = asked->closer; /* the post is on its stack */
+    end_local(fd);
+    if (none_left(fd))
+        closer_wake(w, fd);
+}
+
+/* Has all workers but one end theirs. */
+COLD static void end_elsewhere(wh_coro *self, int number, uint64_t users, const struct worker *but)
+{
+    struct run *run = self->worker->run;
+    /* acquire: pairs with the release in worker_add() */
+    uint32_t workers = __atomic_load_n(&run->workers, __ATOMIC_ACQUIRE);
+    for (uint32_t i = 0; i < workers; i++) {
+        struct worker *w = run->worker[i];
+        if (w == but || !(users & user_bit(w)))
+            continue;
+        struct close_post asked = {.post.deliver = close_asked, .closer = self, .fd = number};
+        park_begin(self, &wait_close);
+        worker_post(w, &asked.post);
+        park_end(self);
+    }
+}
 
 int fd_end_operations(wh_coro *self, int number)
 {
@@ -232,17 +353,47 @@ int fd_end_operations(wh_coro *self, int number)
     if ((uint32_t)number >= w->fds_count)
         return 0;
     struct fd_waiters *fd = &w->fds[number];
-    if (unlikely(fd->closer))
+    uint64_t *users = &w->run->fd_users[number], seen = 0;
+    if (unlikely(w->shared)) {
+        /* acq_rel: pairs with the one in may_begin() */
+        while ((seen = __atomic_fetch_or(users, FD_CLOSING, __ATOMIC_ACQ_REL)) & FD_CLOSING) {
+            if (!(seen & FD_LAST))
+                return -EBADF;
+            yield(self); /* the number may have a new file already, which is meant */
+        }
+        w = self->worker;
+        fd = &w->fds[number];
+        if (w->run->was_alone)
+            seen |= 1; /* what worker 0 had begun before then is not noted */
+    } else if (unlikely(fd->closer)) {
         return -EBADF;
-    if (likely(!fd->first && !fd->polls && !fd->leaving))
-        return 0;
-
-    for (wh_coro *coro = fd->first; coro; coro = coro->next)
-        interrupt(coro, -EBADF);
-    for (struct poll_wait *poll = fd->polls; poll; poll = poll->fd_next)
-        poll_cancel(poll);
-    fd->closer = self;
-    park(self, &wait_close); /* until the last has left */
-    fd->closer = NULL;
+    }
+    if (unlikely(!none_left(fd))) {
+        fd->closer = self;
+        end_local(fd);
+        if (!w->shared)
+            __atomic_store_n(users, FD_CLOSING,
+                             __ATOMIC_RELAXED); /* it may be shared before the last has left */
+        park(self, &wait_close);
+        if (!w->shared)
+            fd->closer = NULL;
+    }
+    if (unlikely(seen & ~user_bit(w)))
+        end_elsewhere(self, number, seen & ~FD_CLOSING, w);
+    if (__atomic_load_n(users, __ATOMIC_RELAXED)) {
+        /* release: pairs with the acquire in may_begin(), with which a worker has set its bit
+         * since: it is lost, and no operation was begun */
+        __atomic_store_n(users, FD_CLOSING | FD_LAST, __ATOMIC_RELEASE);
+    }
     return 0;
+}
+
+void fd_closed(const wh_coro *self, int number)
+{
+    struct worker *w = self->worker;
+    uint64_t *users = &w->run->fd_users[number];
+    if ((uint32_t)number < w->fds_count && __atomic_load_n(users, __ATOMIC_RELAXED)) {
+        /* release: pairs with the acquire in may_begin() */
+        __atomic_store_n(users, 0, __ATOMIC_RELEASE);
+    }
 }

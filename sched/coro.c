@@ -6,6 +6,22 @@
  * every wake. A chunk stays until the run ends, so that all descriptors can be visited without a
  * list through them.
  *
+ * A descriptor goes back to the slab that it came from: an own list if it ended on its home worker,
+ * else by a push to `freed`, which the home worker takes as a whole when its own list is empty. So
+ * who starts and who ends coroutines may be different workers for ever, and no memory piles up.
+ *
+ * What can be asked of a coroutine from elsewhere (join, detach, cancel) and its end are ordered by
+ * its lock. A cancel asked for is in the inbox of the coroutine's worker, linked through the
+ * descriptor; the coroutine does not end before it has been delivered, and where it has been taken
+ * by another worker meanwhile the request is passed on to that one.
+ *
+ *      ask:    lock; dead or asked already: unlock, done. asked = 1; push to coro->worker; unlock
+ *      asked:  lock; other worker: push there; unlock.  Else asked = 0; unlock; do it
+ *      end:    lock; asked: unlock, take own inbox, again.  Else DEAD; take the joiner; unlock
+ *      move:   lock; coro->worker = thief; unlock
+ *
+ * Checked as a model: tests/models/cancel.pml.
+ *
  * A started coroutine has a stack reserved but not taken (stacks.h): it takes the warmest one when
  * it first runs, and when it ends its stack is at once the next one's to take, while it is still
  * running on it for the last few instructions. That is safe because taking writes nothing to the
@@ -17,6 +33,7 @@
 #include <whorl/stats.h>
 
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -35,9 +52,8 @@ struct slab_chunk {
 
 /* ---- Descriptors ---- */
 
-COLD static bool slab_grow(struct worker *w)
+COLD static bool slab_grow(struct slab *slab, uint8_t home, bool huge)
 {
-    bool huge = live(w) >= HUGE_FROM_COROS;
     size_t bytes = huge ? CHUNK_HUGE_BYTES : CHUNK_SMALL_BYTES;
     struct slab_chunk *chunk = mem_alloc_aligned(bytes, huge ? CHUNK_HUGE_BYTES : 64);
     if (!chunk)
@@ -45,58 +61,98 @@ COLD static bool slab_grow(struct worker *w)
     if (huge)
         (void)madvise(chunk, bytes, MADV_HUGEPAGE); /* a wish */
     chunk->coros = (bytes - sizeof *chunk) / sizeof(wh_coro);
-    chunk->next = w->slab_chunks;
-    w->slab_chunks = chunk;
     for (size_t i = chunk->coros; i-- > 0;) {
         chunk->coro[i].state = CORO_FREE;
-        chunk->coro[i].next = w->slab_free;
-        w->slab_free = &chunk->coro[i];
+        chunk->coro[i].lock = 0;
+        chunk->coro[i].handle = 0;
+        chunk->coro[i].home = home;
+        chunk->coro[i].next = slab->free;
+        slab->free = &chunk->coro[i];
     }
+    chunk->next = slab->chunks;
+    slab->chunks = chunk;
     return true;
+}
+
+/* Takes what others have freed; more memory if that is nothing. */
+COLD static bool slab_refill(struct slab *slab, uint8_t home, bool huge)
+{
+    /* acquire: pairs with the release in slab_give() */
+    slab->free = __atomic_exchange_n(&slab->freed, NULL, __ATOMIC_ACQUIRE);
+    return slab->free || slab_grow(slab, home, huge);
 }
 
 static inline wh_coro *slab_take(struct worker *w)
 {
-    if (unlikely(!w->slab_free) && !slab_grow(w))
+    if (unlikely(!w->slab.free) &&
+        !slab_refill(&w->slab, w->index, w->started - w->ended >= HUGE_FROM_COROS))
         return NULL;
-    wh_coro *coro = w->slab_free;
-    wh_assert(coro->state == CORO_FREE);
-    w->slab_free = coro->next;
+    wh_coro *coro = w->slab.free;
+    wh_assert(state_of(coro) == CORO_FREE);
+    w->slab.free = coro->next;
     return coro;
 }
 
-static inline void slab_give(struct worker *w, wh_coro *coro)
+COLD static void slab_give_home(struct run *run, wh_coro *coro)
 {
-    coro->state = CORO_FREE;
-    coro->next = w->slab_free;
-    w->slab_free = coro;
+    struct slab *home = coro->home == HOME_OUTSIDE ? &run->slab : &run->worker[coro->home]->slab;
+    coro->next = __atomic_load_n(&home->freed, __ATOMIC_RELAXED);
+    /* release: pairs with the acquire in slab_refill() */
+    while (!__atomic_compare_exchange_n(&home->freed, &coro->next, coro, true, __ATOMIC_RELEASE,
+                                        __ATOMIC_RELAXED))
+        ;
 }
 
-void coro_slab_finish(struct worker *w)
+/* w: the calling worker. */
+static inline void slab_give(struct worker *w, wh_coro *coro)
 {
-    while (w->slab_chunks) {
-        struct slab_chunk *chunk = w->slab_chunks;
-        w->slab_chunks = chunk->next;
+    state_set(coro, CORO_FREE);
+    if (unlikely(coro->home != w->index)) {
+        slab_give_home(w->run, coro);
+        return;
+    }
+    coro->next = w->slab.free;
+    w->slab.free = coro;
+}
+
+void slab_finish(struct slab *slab)
+{
+    while (slab->chunks) {
+        struct slab_chunk *chunk = slab->chunks;
+        slab->chunks = chunk->next;
         for (size_t i = 0; i < chunk->coros; i++) {
             wh_coro *coro = &chunk->coro[i];
-            if (coro->state == CORO_FREE)
+            if (state_of(coro) == CORO_FREE || state_of(coro) == CORO_DEAD)
                 continue;
-            mem_free(coro->extra);
-            if (coro->state == CORO_READY || coro->state == CORO_PARKED)
+            mem_free(coro_extra_of(coro));
+            if (state_of(coro) == CORO_READY || state_of(coro) == CORO_PARKED)
                 sanitizer_finish(&coro->sanitizer);
         }
         mem_free(chunk);
     }
 }
 
-void coro_visit(struct worker *w, void (*visit)(wh_coro *coro, void *arg), void *arg)
+void slab_visit(const struct slab *slab, void (*visit)(wh_coro *coro, void *arg), void *arg)
 {
-    for (struct slab_chunk *chunk = w->slab_chunks; chunk; chunk = chunk->next)
+    for (struct slab_chunk *chunk = slab->chunks; chunk; chunk = chunk->next)
         for (size_t i = 0; i < chunk->coros; i++) {
             wh_coro *coro = &chunk->coro[i];
-            if (coro->state != CORO_FREE && coro->state != CORO_DEAD)
+            uint8_t state = state_of(coro);
+            if (state != CORO_FREE && state != CORO_DEAD)
                 visit(coro, arg);
         }
+}
+
+void coro_visit(const struct run *run, void (*visit)(wh_coro *coro, void *arg), void *arg)
+{
+    for (uint32_t i = 0; i < run->workers; i++)
+        slab_visit(&run->worker[i]->slab, visit, arg);
+    slab_visit(&run->slab, visit, arg);
+}
+
+struct coro_extra *coro_extra_of(const wh_coro *coro)
+{
+    return state_of(coro) == CORO_NEW ? coro->start.extra : coro->stack ? coro->stack->extra : NULL;
 }
 
 /* ---- Sites ---- */
@@ -149,23 +205,23 @@ static inline wh_coro *create(struct worker *w, int size_class)
         stack_unreserve(&w->stacks, size_class);
         return NULL;
     }
-    coro->stack_class = (uint8_t)size_class;
-    coro->extra = NULL;
+    coro->start.stack_class = (uint8_t)size_class;
+    coro->start.extra = NULL;
     return coro;
 }
 
-/* Makes it a coroutine that will call fn in the ambient context of `from`, and queues it. */
-static inline void start(struct worker *w, wh_coro *coro, struct wh_site *site, unsigned flags,
-                         const wh_coro *from, void (*fn)(void), const uintptr_t *words)
+/* Makes it a coroutine that will call fn in the ambient context of `from`. */
+__attribute__((always_inline)) static inline void prepare(struct worker *w, wh_coro *coro,
+                                                          struct wh_site *site, unsigned flags,
+                                                          unsigned handle, const wh_coro *from,
+                                                          void (*fn)(void), const uintptr_t *words)
 {
-    coro->worker = w;
-    coro->state = CORO_NEW;
-    coro->flags = (uint8_t)(flags | (from->flags & CORO_CTX_ENDED));
-    coro->id = (uint32_t)++w->started;
+    __atomic_store_n(&coro->worker, w, __ATOMIC_RELAXED);
+    coro->flags = (uint8_t)(flags | (from->flags & (CORO_CTX_ENDED | CORO_MIGRATES)));
+    coro->handle = (uint8_t)handle;
+    /* Unique in the run: each worker numbers its own. */
+    coro->id = (uint32_t)w->started * w->id_step + w->id_first;
     coro->deadline_ns = from->deadline_ns;
-    coro->ctx = NULL;
-    if (unlikely(from->ctx))
-        ctx_adopt(coro, from->ctx);
     coro->stack = NULL;
     coro->site = site;
     coro->joiner = NULL;
@@ -173,8 +229,21 @@ static inline void start(struct worker *w, wh_coro *coro, struct wh_site *site, 
     unsigned args = site_args(site);
     for (unsigned i = 0; i < args; i++)
         coro->start.words[i] = words[i];
+    state_set(coro, CORO_NEW);
+    coro->ctx = NULL;
+    if (unlikely(from->ctx))
+        ctx_adopt(coro, from->ctx);
+    bump(&w->started);
     site_started(site);
-    ready_push(w, coro);
+}
+
+/* Queues a NEW one. */
+static inline void queue_new(struct worker *w, wh_coro *coro)
+{
+    if (unlikely(w->shared))
+        ready_push_any(w, coro);
+    else
+        ready_push(w, coro);
 }
 
 /* create() for one with options. */
@@ -183,12 +252,13 @@ COLD static wh_coro *create_with(struct worker *w, const wh_spawn_options *optio
     wh_coro *coro = create(w, size_class);
     if (!coro || !options->name)
         return coro;
-    if (!coro_extra_get(coro)) {
+    coro->start.extra = mem_zalloc(sizeof *coro->start.extra);
+    if (!coro->start.extra) {
         slab_give(w, coro);
         stack_unreserve(&w->stacks, size_class);
         return NULL;
     }
-    snprintf(coro->extra->name, sizeof coro->extra->name, "%s", options->name);
+    snprintf(coro->start.extra->name, sizeof coro->start.extra->name, "%s", options->name);
     return coro;
 }
 
@@ -198,35 +268,66 @@ int coro_start_root(struct worker *w, struct wh_site *site, void (*fn)(void),
     wh_coro *coro = create(w, w->stack_class);
     if (!coro)
         return -ENOMEM;
-    start(w, coro, site, CORO_DETACHED, &w->loop, fn, words);
-    w->root = coro;
+    prepare(w, coro, site, CORO_ROOT, HANDLE_DETACHED, &w->loop, fn, words);
+    ready_push(w, coro);
+    return 0;
+}
+
+/* Queues a NEW one on the worker that it is for. */
+COLD static void send(struct worker *w, wh_coro *coro, struct worker *to)
+{
+    if (to == w) {
+        ready_push(w, coro);
+        return;
+    }
+    INBOX_PUSH(&to->inbox.woken, coro, next);
+    worker_notify(to);
+}
+
+static int start_with(wh_coro *self, struct wh_site *site, wh_coro **ret_coro,
+                      const wh_spawn_options *options, void (*fn)(void), const uintptr_t *words)
+{
+    struct worker *w = self->worker;
+    int size_class = options->stack_bytes ? stack_class_of(options->stack_bytes) : w->stack_class;
+    if (size_class < 0)
+        return size_class;
+    if (options->worker > w->run->workers_asked)
+        return -EINVAL;
+    wh_coro *coro = create_with(w, options, size_class);
+    if (!coro)
+        return -ENOMEM;
+    prepare(w, coro, site, 0, ret_coro ? 0 : HANDLE_DETACHED, self, fn, words);
+    if (options->migrate)
+        coro->flags |= CORO_MIGRATES;
+    if (options->worker)
+        coro->flags &= (uint8_t)~CORO_MIGRATES;
+    if (ret_coro)
+        *ret_coro = coro;
+    if (options->worker)
+        send(w, coro, w->run->worker[options->worker - 1]);
+    else
+        queue_new(w, coro);
     return 0;
 }
 
 int wh_start_(struct wh_site *site, wh_coro **ret_coro, const wh_spawn_options *options,
               void (*fn)(void), const uintptr_t *words)
 {
-    wh_coro *self = self_or_panic(ret_coro ? "wh_spawn" : "wh_go");
+    wh_coro *self = enter(ret_coro ? "wh_spawn" : "wh_go");
     struct worker *w = self->worker;
     if (unlikely(w->ending))
-        return -ECANCELED;
+        return leave(self, -ECANCELED);
+    if (unlikely(options))
+        return leave(self, start_with(self, site, ret_coro, options, fn, words));
 
-    wh_coro *coro;
-    if (likely(!options)) {
-        coro = create(w, w->stack_class);
-    } else {
-        int size_class =
-            options->stack_bytes ? stack_class_of(options->stack_bytes) : w->stack_class;
-        if (size_class < 0)
-            return size_class;
-        coro = create_with(w, options, size_class);
-    }
+    wh_coro *coro = create(w, w->stack_class);
     if (unlikely(!coro))
-        return -ENOMEM;
-    start(w, coro, site, ret_coro ? 0 : CORO_DETACHED, self, fn, words);
+        return leave(self, -ENOMEM);
+    prepare(w, coro, site, 0, ret_coro ? 0 : HANDLE_DETACHED, self, fn, words);
     if (ret_coro)
         *ret_coro = coro;
-    return 0;
+    queue_new(w, coro);
+    return leave(self, 0);
 }
 
 wh_coro *coro_reserve(struct worker *w)
@@ -237,14 +338,17 @@ wh_coro *coro_reserve(struct worker *w)
 void coro_unreserve(wh_coro *coro)
 {
     struct worker *w = worker_tls;
-    stack_unreserve(&w->stacks, coro->stack_class);
+    wh_assert(coro->home == w->index);
+    stack_unreserve(&w->stacks, coro->start.stack_class);
     slab_give(w, coro);
 }
 
 void coro_start(wh_coro *coro, struct wh_site *site, void (*fn)(void), const uintptr_t *words)
 {
     struct worker *w = worker_tls;
-    start(w, coro, site, CORO_DETACHED, &w->loop, fn, words);
+    wh_assert(coro->home == w->index);
+    prepare(w, coro, site, 0, HANDLE_DETACHED, &w->loop, fn, words);
+    queue_new(w, coro);
 }
 
 int coro_start_hooked(wh_coro *self, struct wh_site *site, void (*fn)(void), const uintptr_t *words,
@@ -256,15 +360,35 @@ int coro_start_hooked(wh_coro *self, struct wh_site *site, void (*fn)(void), con
     wh_coro *coro = create(w, w->stack_class);
     if (unlikely(!coro))
         return -ENOMEM;
-    start(w, coro, site, CORO_DETACHED | CORO_HOOKED, self, fn, words);
+    prepare(w, coro, site, CORO_HOOKED, HANDLE_DETACHED, self, fn, words);
     coro->hook = hook;
+    queue_new(w, coro);
     return 0;
+}
+
+/* ---- Moving ---- */
+
+bool coro_adopt(struct worker *w, wh_coro *coro)
+{
+    struct worker *from = coro->worker;
+    if (state_of(coro) == CORO_NEW) {
+        int size_class = coro->start.stack_class;
+        if (stack_reserve(&w->stacks, size_class) < 0)
+            return false;
+        if (from)
+            stack_unreserve_from_outside(&from->stacks, size_class);
+    }
+    lock_take(&coro->lock);
+    __atomic_store_n(&coro->worker, w, __ATOMIC_RELAXED);
+    lock_give(&coro->lock);
+    return true;
 }
 
 /* Makes a NEW coroutine that has been given its stack ready to start. */
 static inline void begin_on_stack(struct worker *w, wh_coro *coro, struct stack *stack)
 {
     coro->stack = stack;
+    stack->extra = coro->start.extra;
     stack->scan_mark = (uint8_t)(w->epoch - 1); /* not looked at since this one runs on it */
     context_init(&coro->context, stack->top);
     sanitizer_stack_set(&coro->sanitizer, &w->stacks, stack);
@@ -272,8 +396,8 @@ static inline void begin_on_stack(struct worker *w, wh_coro *coro, struct stack 
 
 void coro_attach_stack(struct worker *w, wh_coro *coro)
 {
-    wh_assert(coro->state == CORO_NEW);
-    begin_on_stack(w, coro, stack_take(&w->stacks, coro->stack_class, coro));
+    wh_assert(state_of(coro) == CORO_NEW);
+    begin_on_stack(w, coro, stack_take(&w->stacks, coro->start.stack_class, coro));
 }
 
 /* ---- Run and end ---- */
@@ -304,10 +428,10 @@ static void measure_depth(struct worker *w, const wh_coro *self)
 /* Gives an ended coroutine's stack to the next one if that is NEW and wants its like, else back. */
 static inline void pass_stack(struct worker *w, struct stack *stack, wh_coro *next)
 {
-    if (next->state == CORO_NEW && next->stack_class == stack->size_class) {
+    if (state_of(next) == CORO_NEW && next->start.stack_class == stack->size_class) {
         stack_pass(&w->stacks, stack, next);
         begin_on_stack(w, next, stack);
-        next->state = CORO_READY;
+        state_set(next, CORO_READY);
     } else {
         stack_give(&w->stacks, stack);
     }
@@ -317,151 +441,303 @@ static inline void pass_stack(struct worker *w, struct stack *stack, wh_coro *ne
  * Passes the stack on and never returns. Inlined, as all of the end is: a call that does not return
  * leaves its return address with the processor, which then predicts the next return wrongly.
  */
-__attribute__((always_inline, noreturn)) static inline void leave(wh_coro *self,
-                                                                  struct stack *stack)
+__attribute__((always_inline, noreturn)) static inline void
+go(struct worker *w, struct stack *stack, struct sanitizer *sanitizer)
 {
-    struct worker *w = self->worker;
-    wh_coro *next = take_next(w);
-    pass_stack(w, stack, next);
+    wh_coro *next;
+    if (unlikely(stack->home != w->index)) {
+        w->leaving = stack; /* its owner must not have it before we have left it */
+        next = &w->loop;
+    } else {
+        next = take_next(w);
+        pass_stack(w, stack, next);
+    }
     arm_to_run(w, next);
     /* `next` may have our stack now: it begins at its top, and we do not come back to ours. The
-     * descriptor may be free already. */
-    sanitizer_leave(&self->sanitizer, &next->sanitizer, true);
+     * descriptor may be another coroutine's already. */
+    sanitizer_leave(sanitizer, &next->sanitizer, true);
     context_switch(&w->discarded, &next->context);
     __builtin_unreachable();
+}
+
+void coro_return_stack(struct worker *w)
+{
+    struct stack *stack = w->leaving;
+    w->leaving = NULL;
+    stack_return(&w->run->worker[stack->home]->stacks, stack);
+}
+
+/* Locks the coroutine, when nothing is asked of it any more. */
+COLD static void lock_unasked(struct worker *w, wh_coro *self)
+{
+    lock_take(&self->lock);
+    while (self->handle & HANDLE_ASKED) {
+        lock_give(&self->lock);
+        /* The request may be on its way from another worker's inbox: that one needs the lock. */
+        while (__atomic_load_n(&self->handle, __ATOMIC_RELAXED) & HANDLE_ASKED) {
+            inbox_take(w);
+            sched_yield();
+        }
+        lock_take(&self->lock);
+    }
+}
+
+/* The coroutine is DEAD from here on, and if nobody has its handle, free. */
+__attribute__((always_inline)) static inline void die(struct worker *w, wh_coro *self,
+                                                      intptr_t value)
+{
+    bool shared = w->shared;
+    if (unlikely(shared))
+        lock_unasked(w, self);
+    struct waiter *joiner = self->flags & CORO_HOOKED ? NULL : self->joiner;
+    unsigned handle = self->handle;
+    self->value = value;
+    state_set(self, CORO_DEAD);
+    if (handle & HANDLE_DETACHED) {
+        object_unlock(shared, &self->lock);
+        slab_give(w, self);
+        return;
+    }
+    wh_coro *claimed = joiner && claim(joiner->coro, shared) ? joiner->coro : NULL;
+    /* A join has the handle from here on; a select only learns of the end. */
+    if (claimed && joiner == &claimed->waiter)
+        self->handle = (uint8_t)(handle | HANDLE_JOINED);
+    object_unlock(shared, &self->lock);
+    if (claimed)
+        waiter_wake(joiner, 1, shared);
 }
 
 __attribute__((always_inline, noreturn)) static inline void finish(wh_coro *self, intptr_t value)
 {
     struct worker *w = self->worker;
-    wh_assert(self->state == CORO_RUNNING);
+    wh_assert(state_of(self) == CORO_RUNNING);
     wh_assert(w->current == self);
     if (timer_armed(&self->timer))
         wheel_cancel(&w->wheel, &self->timer);
     if (unlikely(self->ctx))
         ctx_abandon(self);
-    if (unlikely(self->extra)) {
-        mem_free(self->extra);
-        self->extra = NULL;
-    }
-    if (unlikely(self->stack->was_cold))
-        measure_depth(w, self);
     struct stack *stack = self->stack;
+    if (unlikely(stack->extra)) {
+        mem_free(stack->extra);
+        stack->extra = NULL;
+    }
+    if (unlikely(stack->was_cold) && stack->home == w->index)
+        measure_depth(w, self);
+    struct sanitizer sanitizer = self->sanitizer;
+    if (unlikely(self->flags & (CORO_HOOKED | CORO_ROOT))) {
+        if (self->flags & CORO_HOOKED)
+            self->hook->ended(self->hook, self, value);
+        if (self->flags & CORO_ROOT)
+            run_end(w->run, (int)value);
+    }
     self->stack = NULL;
-    w->ended++;
-    if (unlikely(self == w->root)) {
-        w->result = (int)value;
-        w->root = NULL;
-        w->ending = true;
-        w->budget = 0; /* the loop is next: it ends the rest */
-    }
-
-    struct waiter *joiner = self->joiner;
-    if (unlikely(self->flags & CORO_HOOKED))
-        self->hook->ended(self->hook, self, value);
-    self->state = CORO_DEAD;
-    self->value = value;
-    if (self->flags & CORO_DETACHED)
-        slab_give(w, self);
-    else if (joiner && waiter_waits(joiner)) {
-        /* A join has the handle from here on; a select only learns of the end. */
-        if (joiner == &joiner->coro->waiter)
-            self->flags |= CORO_JOINED;
-        waiter_wake(joiner, 1);
-    }
-    leave(self, stack);
+    die(w, self, value);
+    /* The last step that anyone sees. release: pairs with the acquire in live() */
+    __atomic_store_n(&w->ended, w->ended + 1, __ATOMIC_RELEASE);
+    go(w, stack, &sanitizer);
 }
 
 SANITIZER_UNWATCHED void context_main(struct context *context)
 {
     wh_coro *self = container_of(context, wh_coro, context);
     sanitizer_arrive(&self->sanitizer);
-    wh_assert(self->state == CORO_RUNNING);
+    wh_assert(state_of(self) == CORO_RUNNING);
     uintptr_t a[6];
     memcpy(a, self->start.words, sizeof a);
     entry_fn fn = (entry_fn)self->start.fn;
     timer_init(&self->timer); /* where the words were */
+    where_set(self->worker, IN_USER);
     uintptr_t raw = fn(a[0], a[1], a[2], a[3], a[4], a[5]);
-    if (unlikely(self->extra))
+    if (unlikely(self->stack->extra))
         locals_destroy(self);
+    where_set(self->worker, IN_RUNTIME);
     finish(self, widen(raw, site_ret_size(self->site)));
 }
 
 /* ---- Handles ---- */
 
-static bool join_withdraw(wh_coro *coro)
+static const struct wait_kind wait_join = {.reason = "join", .withdraw = queue_withdraw};
+
+/* The joiner has been interrupted: it is no longer the one. */
+static void join_leave(wh_coro *self, wh_coro *coro)
 {
-    wh_coro *joined = coro->waiter.data;
-    wh_assert(joined->joiner == &coro->waiter);
-    joined->joiner = NULL;
-    return true;
+    bool shared = self->worker->shared;
+    object_lock(shared, &coro->lock);
+    if (state_of(coro) != CORO_DEAD && coro->joiner == &self->waiter)
+        coro->joiner = NULL;
+    object_unlock(shared, &coro->lock);
 }
 
-static const struct wait_kind wait_join = {.reason = "join", .withdraw = join_withdraw};
-
-int wh_join(wh_coro *coro, intptr_t *ret_value)
+/* It has not ended, and the lock is held: is given here. */
+static int join_wait(wh_coro *self, wh_coro *coro, bool shared)
 {
-    wh_coro *self = self_or_panic("wh_join");
-    wh_assert(coro->state != CORO_FREE && !(coro->flags & CORO_DETACHED));
-    if (coro == self)
-        return -EDEADLK;
-    if (coro->state != CORO_DEAD) {
-        if (coro->joiner && waiter_waits(coro->joiner))
-            return -EBUSY;
-        int rc = ended(self);
-        if (rc < 0)
-            return refuse(self, rc);
-        deadline_arm(self);
-        self->waiter.coro = self;
-        self->waiter.data = coro;
-        coro->joiner = &self->waiter;
-        rc = park(self, &wait_join);
-        if (rc < 0)
-            return rc;
-    } else if (coro->flags & CORO_JOINED) {
-        return -EBUSY;
-    }
-    wh_assert(coro->state == CORO_DEAD);
+    self->waiter.coro = self;
+    park_begin(self, &wait_join);
+    coro->joiner = &self->waiter;
+    object_unlock(shared, &coro->lock);
+    deadline_arm(self);
+    int rc = park_end(self);
+    if (unlikely(rc < 0))
+        join_leave(self, coro);
+    return rc;
+}
+
+/* The handle is the caller's alone. */
+static inline int join_end(wh_coro *self, wh_coro *coro, intptr_t *ret_value)
+{
     if (ret_value)
         *ret_value = coro->value;
     slab_give(self->worker, coro);
-    return 0;
+    return leave(self, 0);
+}
+
+__attribute__((noinline)) static int join(wh_coro *self, wh_coro *coro, intptr_t *ret_value)
+{
+    if (coro == self)
+        return leave(self, -EDEADLK);
+    bool shared = self->worker->shared;
+    int refused = state_of(coro) == CORO_DEAD ? 0 : ended(self); /* takes a lock: not under ours */
+    int rc = 0;
+    object_lock(shared, &coro->lock);
+    wh_assert(state_of(coro) != CORO_FREE && !(coro->handle & HANDLE_DETACHED));
+    if (state_of(coro) == CORO_DEAD) {
+        rc = coro->handle & HANDLE_JOINED ? -EBUSY : 0;
+        object_unlock(shared, &coro->lock);
+    } else if (coro->joiner && waiter_waits(coro->joiner)) {
+        rc = -EBUSY;
+        object_unlock(shared, &coro->lock);
+    } else if (unlikely(refused < 0)) {
+        object_unlock(shared, &coro->lock);
+        rc = refuse(self, refused);
+    } else {
+        rc = join_wait(self, coro, shared);
+    }
+    if (unlikely(rc < 0))
+        return leave(self, rc);
+    wh_assert(state_of(coro) == CORO_DEAD);
+    return join_end(self, coro, ret_value);
+}
+
+int wh_join(wh_coro *coro, intptr_t *ret_value)
+{
+    wh_coro *self = enter("wh_join");
+    if (likely(!self->worker->shared && state_of(coro) == CORO_DEAD && !coro->handle))
+        return join_end(self, coro, ret_value);
+    return join(self, coro, ret_value);
 }
 
 void wh_detach(wh_coro *coro)
 {
-    wh_coro *self = self_or_panic("wh_detach");
-    wh_assert(coro->state != CORO_FREE && !(coro->flags & (CORO_DETACHED | CORO_JOINED)));
-    wh_assert(coro->state == CORO_DEAD || !coro->joiner || !waiter_waits(coro->joiner));
-    if (coro->state == CORO_DEAD)
+    INSIDE(self, "wh_detach");
+    bool shared = self->worker->shared;
+    object_lock(shared, &coro->lock);
+    wh_assert(state_of(coro) != CORO_FREE && !(coro->handle & (HANDLE_DETACHED | HANDLE_JOINED)));
+    bool dead = state_of(coro) == CORO_DEAD;
+    wh_assert(dead || !coro->joiner || !waiter_waits(coro->joiner));
+    if (!dead)
+        coro->handle |= HANDLE_DETACHED;
+    object_unlock(shared, &coro->lock);
+    if (dead)
         slab_give(self->worker, coro);
-    else
-        coro->flags |= CORO_DETACHED;
+}
+
+/* ---- Cancelling ---- */
+
+/* On the coroutine's worker. Returns whether its wait is to be interrupted, if it waits. */
+static bool note_cancel(wh_coro *coro)
+{
+    if (coro->flags & CORO_CANCELLED)
+        return false;
+    if (coro->flags & CORO_SHIELDED) {
+        coro->flags |= CORO_CANCEL_NOTED;
+        return false;
+    }
+    coro->flags |= CORO_CANCELLED;
+    return true;
+}
+
+static void cancel(wh_coro *coro)
+{
+    if (note_cancel(coro))
+        interrupt(coro, -ECANCELED);
+}
+
+void coro_ask(wh_coro *coro, unsigned what)
+{
+    lock_take(&coro->lock);
+    uint8_t state = state_of(coro);
+    struct worker *to = NULL;
+    if (state != CORO_DEAD && state != CORO_FREE) {
+        if (!(coro->handle & HANDLE_ASKED))
+            to = coro->worker;
+        __atomic_store_n(&coro->handle, (uint8_t)(coro->handle | what), __ATOMIC_RELAXED);
+    }
+    if (to)
+        INBOX_PUSH(&to->inbox.asked, coro, asked);
+    lock_give(&coro->lock);
+    if (to)
+        worker_notify(to);
+}
+
+void coro_asked(struct worker *w, wh_coro *coro)
+{
+    lock_take(&coro->lock);
+    unsigned what = coro->handle & HANDLE_ASKED;
+    wh_assert(what && state_of(coro) != CORO_DEAD);
+    struct worker *now = coro->worker;
+    if (now != w) {
+        INBOX_PUSH(&now->inbox.asked, coro, asked);
+        lock_give(&coro->lock);
+        worker_notify(now);
+        return;
+    }
+    __atomic_store_n(&coro->handle, (uint8_t)(coro->handle & ~HANDLE_ASKED), __ATOMIC_RELAXED);
+    bool end = what & HANDLE_ASKED_CANCEL && note_cancel(coro);
+    if (what & HANDLE_ASKED_CTX)
+        coro->flags |= CORO_CTX_LOOK;
+    /* One that is parked now is this worker's until it has run. One that is runnable may be another
+     * one's as soon as the lock is given; it looks for itself. */
+    bool parked = state_of(coro) == CORO_PARKED;
+    lock_give(&coro->lock);
+    if (parked && what & HANDLE_ASKED_CTX && ctx_unswept(coro))
+        end = true;
+    if (parked && end)
+        interrupt(coro, -ECANCELED);
 }
 
 void wh_cancel(wh_coro *coro)
 {
-    wh_assert(coro->state != CORO_FREE);
-    if (coro->state == CORO_DEAD || (coro->flags & CORO_CANCELLED))
-        return;
-    if (coro->flags & CORO_SHIELDED) {
-        coro->flags |= CORO_CANCEL_NOTED;
+    if (unlikely(!worker_tls)) {
+        coro_ask(coro, HANDLE_ASKED_CANCEL);
         return;
     }
-    coro->flags |= CORO_CANCELLED;
-    if (coro->state == CORO_PARKED)
-        interrupt(coro, -ECANCELED);
+    INSIDE(self, "wh_cancel");
+    if (self->worker->shared) {
+        coro_ask(coro, HANDLE_ASKED_CANCEL);
+        return;
+    }
+    wh_assert(state_of(coro) != CORO_FREE);
+    if (state_of(coro) != CORO_DEAD)
+        cancel(coro);
 }
 
 static void cancel_one(wh_coro *coro, void *arg)
 {
-    (void)arg;
-    wh_cancel(coro);
+    const struct worker *w = arg;
+    if (w->shared)
+        coro_ask(coro, HANDLE_ASKED_CANCEL);
+    else
+        cancel(coro);
 }
 
 void cancel_all(struct worker *w)
 {
-    coro_visit(w, cancel_one, NULL);
+    slab_visit(&w->slab, cancel_one, w);
+    if (w->index)
+        return;
+    lock_take(&w->run->lock);
+    slab_visit(&w->run->slab, cancel_one, w);
+    lock_give(&w->run->lock);
 }
 
 /* ---- Who ---- */
@@ -479,7 +755,8 @@ uint32_t wh_id(const wh_coro *coro)
 
 const char *wh_name(const wh_coro *coro)
 {
-    return coro->extra && coro->extra->name[0] ? coro->extra->name : coro->site->function;
+    const struct coro_extra *extra = coro_extra_of(coro);
+    return extra && extra->name[0] ? extra->name : coro->site->function;
 }
 
 int wh_name_set(const char *name)
@@ -500,6 +777,8 @@ int coro_describe(const wh_coro *coro, char *buf, size_t size)
 void coro_misuse(const wh_coro *coro, const char *call, const char *what)
 {
     char who[256];
+    if (!coro)
+        panic("%s: a thread that is no worker %s", call, what);
     coro_describe(coro, who, sizeof who);
     panic("%s: a coroutine %s (%s)", call, what, who);
 }

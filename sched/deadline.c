@@ -15,7 +15,7 @@ int64_t wh_deadline(void)
     return self_or_panic("wh_deadline")->deadline_ns;
 }
 
-static struct wh_scope enter(wh_coro *self, int64_t deadline_ns)
+static struct wh_scope scope_enter(wh_coro *self, int64_t deadline_ns)
 {
     struct wh_scope scope = {self, self->deadline_ns};
     if (deadline_ns < self->deadline_ns)
@@ -26,27 +26,21 @@ static struct wh_scope enter(wh_coro *self, int64_t deadline_ns)
 struct wh_scope wh_scope_timeout_(int64_t duration_ns)
 {
     wh_coro *self = self_or_panic("WH_WITH_TIMEOUT");
-    return enter(self, deadline_after(self, duration_ns));
+    return scope_enter(self, deadline_after(self, duration_ns));
 }
 
 struct wh_scope wh_scope_deadline_(int64_t time_ns)
 {
-    return enter(self_or_panic("WH_WITH_DEADLINE"), time_ns);
+    return scope_enter(self_or_panic("WH_WITH_DEADLINE"), time_ns);
 }
 
 void wh_scope_leave_(struct wh_scope *scope)
 {
-    wh_assert(scope->coro->state == CORO_RUNNING);
+    wh_assert(state_of(scope->coro) == CORO_RUNNING);
     scope->coro->deadline_ns = scope->outer_ns;
 }
 
-static bool sleep_withdraw(wh_coro *coro)
-{
-    (void)coro;
-    return true;
-}
-
-static const struct wait_kind wait_sleep = {.reason = "sleep", .withdraw = sleep_withdraw};
+static const struct wait_kind wait_sleep = {.reason = "sleep", .withdraw = queue_withdraw};
 
 static int sleep_until(wh_coro *self, int64_t time_ns)
 {
@@ -63,22 +57,22 @@ static int sleep_until(wh_coro *self, int64_t time_ns)
     return rc == -ETIMEDOUT && time_ns <= outer_ns ? 0 : rc;
 }
 
+/* For a time that has come already. */
+static int sleep_not(wh_coro *self)
+{
+    yield(self);
+    return ended(self);
+}
+
 int wh_sleep_until(int64_t time_ns)
 {
-    wh_coro *self = self_or_panic("wh_sleep_until");
-    if (time_ns <= clock_now()) {
-        wh_yield();
-        return ended(self);
-    }
-    return sleep_until(self, time_ns);
+    wh_coro *self = enter("wh_sleep_until");
+    return leave(self, time_ns <= clock_now() ? sleep_not(self) : sleep_until(self, time_ns));
 }
 
 int wh_sleep(int64_t duration_ns)
 {
-    wh_coro *self = self_or_panic("wh_sleep");
-    if (duration_ns <= 0) {
-        wh_yield();
-        return ended(self);
-    }
-    return sleep_until(self, deadline_after(self, duration_ns));
+    wh_coro *self = enter("wh_sleep");
+    return leave(self, duration_ns <= 0 ? sleep_not(self)
+                                        : sleep_until(self, deadline_after(self, duration_ns)));
 }

@@ -37,7 +37,7 @@ static void explain(const wh_coro *coro, const void *address)
     report(
         "its stack is of the %zu KiB class; give it a larger one (wh_spawn_options.stack_bytes, "
         "or wh_options.stack_bytes for all), or keep large arrays on the heap. Its latest calls:",
-        stack_class_bytes(coro->stack_class) / 1024);
+        stack_class_bytes(coro->stack->size_class) / 1024);
     void *frames[FRAMES_MAX];
     int n = backtrace(frames, FRAMES_MAX);
     backtrace_symbols_fd(frames, n, STDERR_FILENO);
@@ -65,7 +65,12 @@ static bool is_overflow(const struct worker *w, const siginfo_t *info)
 {
     if (!w || info->si_code <= 0)
         return false;
-    const struct stack *stack = stack_of_guard(&w->stacks, info->si_addr);
+    /* On a stack of this worker's, or of the one that its coroutine came from. */
+    const struct stack *own = w->current->stack;
+    if (!own)
+        return false;
+    const struct stack_pool *pool = &w->run->worker[own->home]->stacks;
+    const struct stack *stack = stack_of_guard(pool, info->si_addr);
     return stack && stack->owner == w->current;
 }
 

@@ -14,9 +14,9 @@ static void (*key_destroy[WH_KEYS_MAX])(
 
 struct coro_extra *coro_extra_get(wh_coro *self)
 {
-    if (!self->extra)
-        self->extra = mem_zalloc(sizeof *self->extra);
-    return self->extra;
+    if (!self->stack->extra)
+        self->stack->extra = mem_zalloc(sizeof(struct coro_extra));
+    return self->stack->extra;
 }
 
 int wh_key_create(wh_key *ret_key, void (*destroy)(void *value))
@@ -36,7 +36,7 @@ int wh_local_set(wh_key key, void *value)
 {
     wh_coro *self = self_or_panic("wh_local_set");
     wh_assert(key < __atomic_load_n(&keys_used, __ATOMIC_RELAXED));
-    if (!value && !self->extra)
+    if (!value && !self->stack->extra)
         return 0;
     struct coro_extra *extra = coro_extra_get(self);
     if (!extra)
@@ -49,7 +49,8 @@ void *wh_local_get(wh_key key)
 {
     wh_coro *self = self_or_panic("wh_local_get");
     wh_assert(key < __atomic_load_n(&keys_used, __ATOMIC_RELAXED));
-    return self->extra ? self->extra->local[key] : NULL;
+    const struct coro_extra *extra = self->stack->extra;
+    return extra ? extra->local[key] : NULL;
 }
 
 /* Whether there was anything to destroy. */
@@ -58,8 +59,9 @@ static bool destroy_round(wh_coro *self)
     bool any = false;
     unsigned keys = __atomic_load_n(&keys_used, __ATOMIC_RELAXED);
     for (unsigned key = 0; key < keys; key++) {
-        void *value = self->extra->local[key];
-        self->extra->local[key] = NULL;
+        struct coro_extra *extra = self->stack->extra;
+        void *value = extra->local[key];
+        extra->local[key] = NULL;
         if (value && key_destroy[key]) {
             key_destroy[key](value);
             any = true;

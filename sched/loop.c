@@ -3,7 +3,7 @@
  *
  *      turn:  read the clock -> expired timers wake their coroutines
  *             -> one engine_wait: submit, sleep if nothing is runnable, take completions
- *             -> completions wake their coroutines
+ *             -> completions wake their coroutines; the inbox is emptied
  *             -> run coroutines until none is runnable or the budget is used up
  *
  * Budget. Runnable coroutines run BUDGET_MIN to BUDGET_MAX switches before the ring is looked at
@@ -52,13 +52,17 @@ static bool tidy_stack(struct worker *w, struct stack *stack)
     if (stack->state != STACK_TAKEN)
         return false;
 
+    /* One that has moved to another worker may run at any time. */
     const wh_coro *coro = stack->owner;
+    if (worker_of(coro) != w)
+        return false;
     bool long_parked =
-        coro->state == CORO_PARKED && (uint8_t)(w->epoch - coro->run_mark) >= TIDY_PARKED_ROUNDS;
+        state_of(coro) == CORO_PARKED && (uint8_t)(w->epoch - coro->run_mark) >= TIDY_PARKED_ROUNDS;
     if (!long_parked || stack->scan_mark == coro->run_mark)
         return false;
     stack->scan_mark = coro->run_mark;
-    /* All below the red zone of a parked coroutine is dead. */
+    /* All below the red zone of a parked coroutine is dead. One that has been claimed by another
+     * worker is resumed by this one, which is here. */
     return stack_trim(&w->stacks, stack, (char *)coro->context.sp - 128);
 }
 
@@ -87,6 +91,7 @@ static void tidy_begin(struct worker *w)
     w->tidy_at_ns = w->now_ns + TIDY_PERIOD_NS;
     if (w->tidy_under_way)
         return;
+    stack_pool_collect(&w->stacks);
     stack_pool_tidy(&w->stacks);
     w->tidy_round = ran || w->tidy_found ? 0 : w->tidy_round + 1;
     w->tidy_found = false;
@@ -185,24 +190,17 @@ static int64_t next_event_ns(const struct worker *w)
     return next;
 }
 
-static inline void cpu_relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#else
-    __asm__ volatile("yield");
-#endif
-}
-
-/* Looks at the ring until something is there or until limit_ns. */
+/* Looks at the ring, and at what others have, until something is there or until limit_ns. */
 static bool spin(struct worker *w, int64_t limit_ns)
 {
     do {
         for (int i = 0; i < SPIN_LOOKS; i++) {
-            if (w->engine->type->ready(w->engine))
+            if (w->engine->type->ready(w->engine) || !inbox_empty(&w->inbox))
                 return true;
             cpu_relax();
         }
+        if (w->searches && work_is_there(w))
+            return true;
     } while (clock_read(&w->clock) < limit_ns);
     return false;
 }
@@ -224,8 +222,25 @@ static void idle_learn(struct worker *w, int64_t idle_ns, const struct op_list *
  * batches if we slept: then sleeping costs less than it gathers. */
 static bool spin_pays(const struct worker *w)
 {
-    return w->ops_in_flight && w->idle_ns < w->spin_ns &&
+    return (w->ops_in_flight || w->shared) && w->idle_ns < w->spin_ns &&
            w->idle_batch < IDLE_BATCH_ONE + IDLE_BATCH_ONE / 2;
+}
+
+COLD static void deadlock(struct worker *w);
+
+/* Whether anything of its own can end its sleep. */
+static bool barren(const struct worker *w)
+{
+    return !w->ops_in_flight && !w->wheel.armed && !w->alarms.armed && !w->ending;
+}
+
+/* Whether the worker of several may sleep now. */
+static bool fall_asleep(struct worker *w)
+{
+    enum may_sleep may = worker_may_sleep(w, barren(w));
+    if (unlikely(may == SLEEP_NEVER_ENDS))
+        deadlock(w);
+    return may == SLEEP_MAY;
 }
 
 /* Nothing is runnable: spins if that pays, then sleeps until something happens. */
@@ -249,8 +264,14 @@ static void idle(struct worker *w, struct op_list *done)
             return;
         }
     }
+    if (until_ns > 0 && unlikely(w->shared) && !fall_asleep(w)) {
+        engine_wait(w->engine, 0, done);
+        return;
+    }
     w->sleeps += until_ns > 0;
     engine_wait(w->engine, until_ns, done);
+    if (until_ns > 0 && unlikely(w->shared))
+        worker_awake(w);
     if (until_ns > 0 && (done->first || !w->ops_in_flight))
         idle_learn(w, clock_read(&w->clock) - began_ns, done);
 }
@@ -270,7 +291,7 @@ static void name_one(wh_coro *coro, void *arg)
         return;
     naming->left--;
     coro_describe(coro, who, sizeof who);
-    if (coro->state == CORO_PARKED)
+    if (state_of(coro) == CORO_PARKED)
         report("%s: %s, waits in %s", naming->what, who, coro_waits_for(coro));
     else
         report("%s: %s, runnable", naming->what, who);
@@ -278,45 +299,55 @@ static void name_one(wh_coro *coro, void *arg)
 
 COLD static void deadlock(struct worker *w)
 {
+    if (!run_end(w->run, -EDEADLK))
+        return;
     struct naming naming = {"deadlocked", DEADLOCK_NAMED_MAX};
-    report("deadlock: %llu coroutines wait for each other and nothing else is under way",
-           (unsigned long long)live(w));
-    coro_visit(w, name_one, &naming);
-    w->ending = true;
-    w->result = -EDEADLK;
-    w->root = NULL;
+    unsigned long long count = live(w->run);
+    if (count == 1)
+        report("deadlock: the last coroutine waits, and nothing else is under way");
+    else
+        report("deadlock: %llu coroutines wait for each other and nothing else is under way",
+               count);
+    coro_visit(w->run, name_one, &naming);
 }
 
 COLD static void begin_end(struct worker *w)
 {
-    if (w->grace_ns < 0)
+    int64_t grace_ns = w->run->grace_ns;
+    w->ending = true;
+    if (grace_ns < 0)
         w->grace_end_ns = 0;
-    else if (__builtin_add_overflow(w->now_ns, w->grace_ns, &w->grace_end_ns))
+    else if (__builtin_add_overflow(w->now_ns, grace_ns, &w->grace_end_ns))
         w->grace_end_ns = INT64_MAX;
-    w->grace_begun = true;
     cancel_all(w);
-}
-
-COLD static void give_up(struct worker *w)
-{
-    struct naming naming = {"still not ended", DEADLOCK_NAMED_MAX};
-    report("%llu coroutines did not end within %lld ms of being cancelled, and are abandoned",
-           (unsigned long long)live(w), (long long)(w->grace_ns < 0 ? 0 : w->grace_ns / 1000000));
-    coro_visit(w, name_one, &naming);
 }
 
 /* Whether the run is over. */
 static bool over(struct worker *w)
 {
+    struct run *run = w->run;
+    if (likely(!__atomic_load_n(&run->ending, __ATOMIC_RELAXED)))
+        return false;
     if (!w->ending)
-        return false;
-    if (!w->grace_begun)
         begin_end(w);
-    if (live(w) && w->now_ns >= w->grace_end_ns)
-        give_up(w);
-    else if (live(w))
+    if (__atomic_load_n(&run->over, __ATOMIC_RELAXED))
+        return true;
+    bool none = !live(run);
+    if (!none && w->now_ns < w->grace_end_ns)
         return false;
+    run_over(run);
     return true;
+}
+
+void run_name_left(const struct run *run)
+{
+    unsigned long long count = live(run);
+    if (!count)
+        return;
+    struct naming naming = {"still not ended", DEADLOCK_NAMED_MAX};
+    report("%llu coroutines did not end within %lld ms of being cancelled, and are abandoned",
+           count, (long long)(run->grace_ns < 0 ? 0 : run->grace_ns / 1000000));
+    coro_visit(run, name_one, &naming);
 }
 
 /* ---- The loop ---- */
@@ -324,11 +355,33 @@ static bool over(struct worker *w)
 static void budget_adapt(struct worker *w, int64_t took_ns)
 {
     int32_t used = w->budget_given - w->budget;
-    w->switches += (uint64_t)used;
+    __atomic_store_n(&w->switches, w->switches + (uint64_t)used, __ATOMIC_RELAXED);
     if (took_ns > TURN_LONG_NS && w->budget_full > BUDGET_MIN)
         w->budget_full /= 2;
     else if (took_ns < TURN_SHORT_NS && used >= w->budget_given && w->budget_full < BUDGET_MAX)
         w->budget_full *= 2;
+}
+
+/* The turn's part that only workers of several have: what others want of this one, and work that
+ * any may do. Returns whether there is something to run. */
+static void share_work(struct worker *w)
+{
+    inbox_take(w);
+    if (w->ready_first) {
+        deque_refill(w); /* those that may move must not wait behind those that stay for ever */
+        search_end(w, true);
+        if (deque_len(&w->deque))
+            work_announce(w->run);
+    } else {
+        bool found = work_find(w);
+        if (!found && search_begin(w))
+            found = work_find(w);
+        if (found)
+            search_end(w, true);
+        if (found && deque_len(&w->deque))
+            work_announce(w->run); /* it may have been taken by one who does not count */
+    }
+    worker_publish(w);
 }
 
 void loop_run(struct worker *w)
@@ -339,25 +392,31 @@ void loop_run(struct worker *w)
     while (!over(w)) {
         w->turns++;
         struct op_list done = {NULL, NULL};
-        if (more_to_do(w)) {
+        if (unlikely(w->shared))
+            share_work(w);
+        if (more_to_do(w))
             engine_wait(w->engine, 0, &done);
-        } else if (w->ops_in_flight || w->wheel.armed || w->alarms.armed || w->ending) {
+        else if (likely(!barren(w)) || w->shared)
             idle(w, &done);
-        } else {
+        else
             deadlock(w);
-            continue;
-        }
         w->now_ns = clock_sync(&w->clock);
         wake_completed(&done);
+        if (unlikely(w->shared))
+            inbox_take(w);
         expire_timers(w);
         if (unlikely(!list_empty(&w->sweeps)))
             ctx_sweep(w);
         tidy(w);
         if (w->ready_first) {
+            search_end(w, true);
             run_ready(w);
+            if (unlikely(w->leaving))
+                coro_return_stack(w);
             budget_adapt(w, clock_read(&w->clock) - w->now_ns);
         }
     }
+    search_end(w, true);
 }
 
 void worker_validate(struct worker *w)
@@ -367,9 +426,10 @@ void worker_validate(struct worker *w)
     wheel_validate(&w->alarms);
     size_t ready = 0;
     for (wh_coro *coro = w->ready_first; coro; coro = coro->next) {
-        wh_assert(coro->state == CORO_NEW || coro->state == CORO_READY);
+        wh_assert(state_of(coro) == CORO_NEW || state_of(coro) == CORO_READY);
         wh_assert(coro->next || coro == w->ready_last);
+        wh_assert(coro->worker == w);
         ready++;
     }
-    wh_assert(ready <= live(w));
+    wh_assert(ready <= live(w->run));
 }

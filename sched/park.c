@@ -23,12 +23,13 @@ COLD static struct exception_globals catch_leave(struct worker *w)
     return saved;
 }
 
-int park_in_catch(wh_coro *self, const struct wait_kind *kind)
+int switch_in_catch(wh_coro *self)
 {
-    struct exception_globals saved = catch_leave(self->worker);
-    int result = park(self, kind);
-    *self->worker->exceptions = saved;
-    return result;
+    struct worker *w = self->worker;
+    struct exception_globals saved = catch_leave(w);
+    switch_to(w, self, take_next(w));
+    *self->worker->exceptions = saved; /* it may be another thread's now */
+    return self->wake;
 }
 
 int park(wh_coro *self, const struct wait_kind *kind)
@@ -36,29 +37,36 @@ int park(wh_coro *self, const struct wait_kind *kind)
     return park_here(self, kind);
 }
 
-COLD static void yield_in_catch(struct worker *w)
+COLD static void yield_in_catch(wh_coro *self)
 {
-    struct exception_globals saved = catch_leave(w);
-    wh_yield();
-    *w->exceptions = saved;
+    struct exception_globals saved = catch_leave(self->worker);
+    yield(self);
+    *self->worker->exceptions = saved;
 }
 
 /* The queue is empty, or it is the loop's turn. */
 COLD static void yield_to_loop(struct worker *w, wh_coro *self)
 {
-    if (!w->ready_first && w->budget > 0 && w->calls_left > 0)
+    if (w->shared && !w->ready_first && w->budget > 0)
+        deque_refill(w);
+    bool others = w->ready_first;
+    if (!others && w->budget > 0 && w->calls_left > 0 && inbox_empty(&w->inbox))
         return;
-    self->state = CORO_READY;
+    state_set(self, CORO_READY);
     ready_push(w, self);
-    switch_to(w, self, &w->loop);
+    wh_coro *next = &w->loop;
+    if (others && w->budget > 0) {
+        next = w->ready_first;
+        w->ready_first = next->next;
+    }
+    switch_to(w, self, next);
 }
 
-void wh_yield(void)
+__attribute__((always_inline)) static inline void yield_here(wh_coro *self)
 {
-    wh_coro *self = self_or_panic("wh_yield");
-    struct worker *w = worker_tls;
+    struct worker *w = self->worker;
     if (unlikely(in_catch(w))) {
-        yield_in_catch(w);
+        yield_in_catch(self);
         return;
     }
     wh_coro *next = w->ready_first;
@@ -68,7 +76,7 @@ void wh_yield(void)
     }
     /* Popped before pushed: what is stored into the queue is then not loaded again at once. */
     wh_coro *second = next->next;
-    self->state = CORO_READY;
+    state_set(self, CORO_READY);
     self->next = NULL;
     if (second) {
         w->ready_first = second;
@@ -80,6 +88,18 @@ void wh_yield(void)
     switch_to(w, self, next);
 }
 
+void yield(wh_coro *self)
+{
+    yield_here(self);
+}
+
+void wh_yield(void)
+{
+    wh_coro *self = enter("wh_yield");
+    yield_here(self);
+    leave(self, 0);
+}
+
 int ended_exactly(wh_coro *self)
 {
     return ended(self);
@@ -87,7 +107,7 @@ int ended_exactly(wh_coro *self)
 
 int let_others(wh_coro *self, int rc)
 {
-    wh_yield();
+    yield(self);
     self->worker->calls_left = CALLS_A_TURN;
     return rc;
 }
@@ -95,7 +115,7 @@ int let_others(wh_coro *self, int rc)
 int refuse(wh_coro *self, int rc)
 {
     if (--self->worker->budget <= 0)
-        wh_yield();
+        yield(self);
     return rc;
 }
 
@@ -105,7 +125,7 @@ void run_ready(struct worker *w)
     wh_assert(next);
     wh_assert(w->current == &w->loop);
     w->ready_first = next->next;
-    w->loop.state = CORO_READY;
+    state_set(&w->loop, CORO_READY);
     w->budget_given = w->budget_full;
     w->budget = w->budget_full;
     w->calls_left = CALLS_A_TURN;
@@ -115,34 +135,30 @@ void run_ready(struct worker *w)
 
 void interrupt(wh_coro *coro, int why)
 {
-    wh_assert(coro->state == CORO_PARKED);
-    bool (*withdraw)(wh_coro *coro) = wait_kind_of(coro)->withdraw;
-    if (!withdraw)
+    if (state_of(coro) != CORO_PARKED)
         return;
-    if (withdraw(coro))
-        wake(coro, why);
-    else if (!coro->wake)
-        coro->wake = why;
+    bool (*withdraw)(wh_coro *coro, int why) = wait_kind_of(coro)->withdraw;
+    if (withdraw && withdraw(coro, why))
+        make_ready(coro, why, coro->worker->shared);
 }
 
-bool queue_withdraw(wh_coro *coro)
+bool queue_withdraw(wh_coro *coro, int why)
 {
-    list_remove(&coro->waiter.link);
-    return true;
+    (void)why;
+    return claim(coro, coro->worker->shared);
 }
 
 int park_forever(wh_coro *self, const struct wait_kind *kind)
 {
-    list_init(&self->waiter.link);
     deadline_arm(self);
     return park(self, kind);
 }
 
 void deadline_fired(wh_coro *coro)
 {
-    if (coro->state != CORO_PARKED)
+    if (state_of(coro) != CORO_PARKED)
         return; /* what it waits for next will arm it again if it has a deadline */
-    if (coro->wake)
+    if (op_asked(coro))
         interrupt(coro, coro->wake); /* it was asked to end and has not yet: asks again */
     else if (coro->deadline_ns == WH_NEVER)
         return;

@@ -1,5 +1,13 @@
 /*
- * run.c: wh_run(): options, the worker's making and unmaking, statistics.
+ * run.c: wh_run(): options, the making and unmaking of workers, statistics.
+ *
+ * The calling thread is worker 0; the others get threads of their own. A worker makes what belongs
+ * to its thread (ring, alternate stack) on it. It is listed in run->worker before it begins, and
+ * stays listed to the end of the run, so that who has seen a worker may use it.
+ *
+ *      wh_run: worker 0 is made -> the others are; all meet -> the root is started -> loops
+ *              -> over: all leave their loops and meet -> each ends what it still has in flight,
+ *              gives its ring back; all meet -> the threads end -> what they shared is freed
  */
 #include "sched/sched.h"
 #include "uring/ring.h"
@@ -7,6 +15,8 @@
 #include <whorl/stats.h>
 
 #include <errno.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -18,6 +28,9 @@
 #define SPIN_NS_DEFAULT      (50 * WH_MICROSECOND)
 #define GRACE_NS_DEFAULT     (5 * WH_SECOND)
 #define FDS_MAX              ((size_t)1 << 24)
+
+/* The rest are for spare ones. */
+enum { WORKERS_ASKED_MAX = 60 };
 
 /* Weak: only in a process that has the C++ runtime. */
 struct exception_globals *__cxa_get_globals(void) __attribute__((weak));
@@ -40,10 +53,19 @@ static wh_options options_effective(const wh_options *given)
     o.ring_entries = entries < 0 || entries > UINT32_MAX ? UINT32_MAX : (unsigned)entries;
     o.spin_ns = env_number("WHORL_SPIN_NS", o.spin_ns);
     o.grace_ns = env_number("WHORL_GRACE_NS", o.grace_ns);
+    int64_t workers = env_number("WHORL_WORKERS", o.workers);
+    o.workers = workers < 0 || workers > UINT32_MAX ? UINT32_MAX : (unsigned)workers;
+    o.pin = env_number("WHORL_PIN", o.pin);
+    o.migrate = env_number("WHORL_MIGRATE", o.migrate);
     if (!o.stack_bytes)
         o.stack_bytes = STACK_BYTES_DEFAULT;
     if (!o.stacks_max)
         o.stacks_max = SIZE_MAX;
+    if (!o.workers) {
+        o.workers = cpus_usable();
+        if (o.workers > WORKERS_ASKED_MAX)
+            o.workers = WORKERS_ASKED_MAX;
+    }
     if (!o.ring_entries)
         o.ring_entries = RING_ENTRIES_DEFAULT;
     if (!o.spin_ns)
@@ -69,6 +91,11 @@ static int options_check(int (*root)(void *arg), const wh_options *o)
                stack_class_bytes(STACK_CLASSES - 1));
         return -EINVAL;
     }
+    if (o->workers > WORKERS_ASKED_MAX) {
+        report("workers is %u; it must be 1 to %d, or 0 for as many as there are cores", o->workers,
+               WORKERS_ASKED_MAX);
+        return -EINVAL;
+    }
     if (o->spin_ns < -1 || o->spin_ns > WH_SECOND) {
         report("spin_ns is %lld; it must be -1 (never) to a second", (long long)o->spin_ns);
         return -EINVAL;
@@ -82,59 +109,83 @@ static int options_check(int (*root)(void *arg), const wh_options *o)
 
 /* ---- The worker ---- */
 
-/* A list for each descriptor that the process can have; untouched pages of it cost nothing. */
-static int fds_map(struct worker *w)
+/* A table by descriptor, of all that the process can have; untouched pages of it cost nothing. */
+static void *fds_map(size_t count, size_t each_bytes)
 {
-    struct rlimit limit;
-    size_t count = FDS_MAX;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_max < count)
-        count = limit.rlim_max;
-    void *map = mmap(NULL, count * sizeof *w->fds, PROT_READ | PROT_WRITE,
+    void *map = mmap(NULL, count * each_bytes, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) {
-        int error = -errno;
-        report("no memory for a table of descriptors: %s", strerror(-error));
-        return error;
+        report("no memory for a table of descriptors: %s", strerror(errno));
+        return NULL;
     }
-    w->fds = map;
-    w->fds_count = count;
-    return 0;
+    return map;
 }
 
-static int worker_init(struct worker *w, const wh_options *o)
+static size_t fds_limit(void)
 {
+    struct rlimit limit;
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_max < FDS_MAX ? limit.rlim_max
+                                                                             : FDS_MAX;
+}
+
+static bool stacks_limited(const wh_options *o)
+{
+    return o->stacks_max != SIZE_MAX;
+}
+
+/* The part that any thread can do. */
+static void worker_prepare(struct worker *w, struct run *run, unsigned index)
+{
+    const wh_options *o = &run->options;
+    memset(w, 0, sizeof *w);
+    w->run = run;
+    w->index = (uint8_t)index;
+    w->shared = run->workers_asked > 1 || index > 0;
+    w->where = IN_RUNTIME;
+    /* Spare workers, which the others do not reckon with, start few: they number from the top. */
+    bool spare = index >= run->workers_asked;
+    w->id_first = spare ? UINT32_MAX - (index << 24) : index + 1;
+    w->id_step = spare ? UINT32_MAX : run->workers_asked; /* downwards */
+    list_init(&w->expired);
+    list_init(&w->sweeps);
+    stack_pool_init(&w->stacks, (uint8_t)index, o->stacks_max,
+                    stacks_limited(o) ? &run->stacks : NULL, run->guard_by_madvise);
+    w->stack_class = stack_class_of(o->stack_bytes);
+    w->spin_ns = o->spin_ns < 0 ? 0 : o->spin_ns;
+    w->loop.worker = w;
+    w->loop.deadline_ns = WH_NEVER;
+    w->loop.flags = o->migrate ? CORO_MIGRATES : 0;
+    w->loop.state = CORO_RUNNING;
+    w->current = &w->loop;
+}
+
+/* The part that belongs to its thread. */
+static int worker_begin(struct worker *w)
+{
+    const wh_options *o = &w->run->options;
     int rc = ring_create(o->ring_entries, &w->engine);
     if (rc < 0)
         return rc;
-    rc = fds_map(w);
-    if (rc < 0)
+    w->fds_count = w->run->fds_count;
+    w->fds = fds_map(w->fds_count, sizeof *w->fds);
+    if (!w->fds) {
+        rc = -ENOMEM;
         goto destroy_engine;
+    }
     rc = fault_enter();
     if (rc < 0) {
         report("cannot install the stack overflow handler: %s", strerror(-rc));
         goto unmap_fds;
     }
-
     clock_init(&w->clock);
     w->now_ns = clock_now();
     wheel_init(&w->wheel, w->now_ns);
     wheel_init(&w->alarms, w->now_ns);
-    list_init(&w->expired);
-    list_init(&w->sweeps);
-    list_init(&w->run_hooks);
-    w->random = (uint64_t)w->now_ns | 1;
-    stack_pool_init(&w->stacks, o->stacks_max, !caps_masked("guard") && stack_guard_probe());
-    w->stack_class = stack_class_of(o->stack_bytes);
-    w->spin_ns = o->spin_ns < 0 ? 0 : o->spin_ns;
-    w->grace_ns = o->grace_ns;
+    w->random = ((uint64_t)w->now_ns + w->index * UINT64_C(0x9e3779b97f4a7c15)) | 1;
     w->exceptions = __cxa_get_globals ? __cxa_get_globals() : &no_exceptions;
     w->exceptions_outer = *w->exceptions;
     *w->exceptions = (struct exception_globals){0};
-    w->loop.state = CORO_RUNNING;
     sanitizer_thread_set(&w->loop.sanitizer);
-    w->loop.worker = w;
-    w->loop.deadline_ns = WH_NEVER;
-    w->current = &w->loop;
     worker_tls = w;
     return 0;
 
@@ -142,21 +193,24 @@ unmap_fds:
     munmap(w->fds, w->fds_count * sizeof *w->fds);
 destroy_engine:
     w->engine->type->destroy(w->engine);
+    w->engine = NULL;
     return rc;
 }
 
-/* Ends what abandoned coroutines have in flight, because the kernel would write into their stacks.
- */
+/* Ends what abandoned coroutines of this worker have in flight, because the kernel would write into
+ * their stacks. */
 static void cancel_op(wh_coro *coro, void *arg)
 {
-    (void)arg;
+    const struct worker *w = arg;
+    if (coro->worker != w)
+        return;
     /* A select that was woken and has not run since is READY, and still of its kind. */
-    bool parked = coro->state == CORO_PARKED, woken = coro->state == CORO_READY;
+    bool parked = state_of(coro) == CORO_PARKED, woken = state_of(coro) == CORO_READY;
     if ((parked || woken) && wait_kind_of(coro)->has_polls)
         for (struct poll_wait *poll = coro->polls; poll; poll = poll->next)
             poll_cancel(poll);
     else if (parked && wait_kind_of(coro) == &wait_op)
-        engine_cancel(coro->worker->engine, &coro->op);
+        engine_cancel(w->engine, &coro->op);
 }
 
 /* Returns whether nothing is in flight any more. */
@@ -171,36 +225,229 @@ static bool drain(struct worker *w)
         int64_t now_ns = clock_now();
         if (now_ns >= limit_ns)
             return false;
-        coro_visit(w, cancel_op, NULL); /* again and again: see await.c */
+        coro_visit(w->run, cancel_op, w); /* again and again: see await.c */
         struct op_list done = {NULL, NULL};
         engine_wait(w->engine, now_ns + WH_MILLISECOND, &done); /* nobody is woken */
     }
 }
 
-static void worker_finish(struct worker *w)
+/* On the worker's thread, when no coroutine runs any more. */
+static void worker_end(struct worker *w)
 {
     worker_tls = NULL;
     *w->exceptions = w->exceptions_outer;
     fault_leave();
-    while (!list_empty(&w->run_hooks)) {
-        struct run_hook *hook = container_of(w->run_hooks.next, struct run_hook, link);
-        list_remove(&hook->link);
-        hook->over(hook);
-    }
     if (!drain(w)) {
         /* Left to the kernel for good, ring, stacks and descriptors: better than under its feet. */
         report("operations of abandoned coroutines do not end; their memory is not given back");
+        __atomic_store_n(&w->run->stuck, true, __ATOMIC_RELAXED);
         return;
     }
     w->engine->type->destroy(w->engine);
-    stack_pool_finish(&w->stacks);
-    coro_slab_finish(w);
-    sanitizer_fibers_finish();
-    ctx_finish(w);
+    w->engine = NULL;
     munmap(w->fds, w->fds_count * sizeof *w->fds);
 }
 
+static void bind_to_core(unsigned nth)
+{
+    cpu_set_t may, one;
+    if (sched_getaffinity(0, sizeof may, &may) < 0)
+        return; /* more cores than the set has room for: not bound */
+    int cores = CPU_COUNT(&may), core = -1;
+    for (int left = (int)nth % cores; left >= 0; left--)
+        do
+            core++;
+        while (!CPU_ISSET(core, &may));
+    CPU_ZERO(&one);
+    CPU_SET(core, &one);
+    (void)sched_setaffinity(0, sizeof one, &one); /* a wish */
+}
+
+/* A worker's life, the same for the calling thread and the others. */
+static void worker_live(struct worker *w)
+{
+    struct run *run = w->run;
+    cpu_set_t cores;
+    bool pinned = run->options.pin && sched_getaffinity(0, sizeof cores, &cores) == 0;
+    if (pinned)
+        bind_to_core(w->index);
+    unsigned arena = w->shared ? mem_arena_enter(w->index) : UINT32_MAX;
+    loop_run(w);
+    mem_arena_leave(arena);
+    if (pinned)
+        (void)sched_setaffinity(0, sizeof cores, &cores);
+    run_meet(run); /* nobody runs any more */
+    worker_end(w);
+    run_meet(run); /* nobody looks at another one any more */
+    sanitizer_fibers_finish();
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *w = arg;
+    char name[16];
+    snprintf(name, sizeof name, "whorl-%u", w->index + 1u);
+    pthread_setname_np(pthread_self(), name);
+    w->start_error = worker_begin(w);
+    bool ok = w->start_error == 0;
+    run_meet(w->run); /* worker 0 sees how it went, and whether all are there */
+    run_meet(w->run);
+    if (ok && !w->run->failed)
+        worker_live(w);
+    else if (ok)
+        worker_end(w);
+    return NULL;
+}
+
+/* Lists one more worker. Returns NULL without memory. */
+static struct worker *worker_add(struct run *run)
+{
+    struct worker *w = mem_alloc_aligned(sizeof *w, 64);
+    if (!w) {
+        report("no memory for a worker");
+        return NULL;
+    }
+    worker_prepare(w, run, run->workers);
+    run->worker[run->workers] = w;
+    /* release: pairs with the acquires of those who go through run->worker */
+    __atomic_store_n(&run->workers, run->workers + 1, __ATOMIC_RELEASE);
+    return w;
+}
+
+/* Signals that are sent to the process go on to arrive where they would without us: our threads
+ * block all but those that are a thread's own doing. */
+static int thread_start(struct worker *w)
+{
+    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT, SIGPROF};
+    sigset_t most, before;
+    sigfillset(&most);
+    for (size_t i = 0; i < array_count(own); i++)
+        sigdelset(&most, own[i]);
+    pthread_sigmask(SIG_SETMASK, &most, &before);
+    int rc = -pthread_create(&w->thread, NULL, worker_main, w);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc < 0)
+        report("cannot start a thread for a worker: %s; lower WHORL_WORKERS or raise ulimit -u",
+               strerror(-rc));
+    return rc;
+}
+
+/* Starts the other workers; when one cannot be had there are none. */
+static int workers_start(struct run *run)
+{
+    int rc = 0;
+    unsigned started = 1;
+    run->end_threads = run->workers_asked;
+    while (rc == 0 && started < run->workers_asked) {
+        struct worker *w = worker_add(run);
+        rc = w ? thread_start(w) : -ENOMEM;
+        started += rc == 0;
+    }
+    pthread_mutex_lock(&run->end_mutex);
+    run->end_threads = started;
+    pthread_mutex_unlock(&run->end_mutex);
+    run_meet(run);
+    for (unsigned i = 1; i < started; i++)
+        if (run->worker[i]->start_error && rc == 0)
+            rc = run->worker[i]->start_error;
+    run->failed = rc < 0;
+    run_meet(run);
+    if (rc == 0)
+        return 0;
+    for (unsigned i = 1; i < started; i++)
+        pthread_join(run->worker[i]->thread, NULL);
+    return rc;
+}
+
+/* ---- The run ---- */
+
+static struct run *run_create(const wh_options *o)
+{
+    struct run *run = mem_alloc_aligned(sizeof *run, 64);
+    if (!run) {
+        report("no memory for a run");
+        return NULL;
+    }
+    memset(run, 0, sizeof *run);
+    run->options = *o;
+    run->workers_asked = o->workers;
+    run->grace_ns = o->grace_ns;
+    run->guard_by_madvise = !caps_masked("guard") && stack_guard_probe();
+    run->refs = 1;
+    run->fds_count = fds_limit();
+    run->fd_users = fds_map(run->fds_count, sizeof *run->fd_users);
+    if (!run->fd_users) {
+        mem_free(run);
+        return NULL;
+    }
+    list_init(&run->run_hooks);
+    pthread_mutex_init(&run->end_mutex, NULL);
+    pthread_cond_init(&run->end_changed, NULL);
+    return run;
+}
+
+void run_unref(struct run *run)
+{
+    /* acq_rel: pairs with itself: whoever frees it has seen what the others did */
+    if (__atomic_sub_fetch(&run->refs, 1, __ATOMIC_ACQ_REL))
+        return;
+    pthread_cond_destroy(&run->end_changed);
+    pthread_mutex_destroy(&run->end_mutex);
+    munmap(run->fd_users, run->fds_count * sizeof *run->fd_users);
+    mem_free(run);
+}
+
+/* All threads have ended. */
+static void run_free_workers(struct run *run)
+{
+    if (run->stuck)
+        return;
+    for (unsigned i = 0; i < run->workers; i++) {
+        struct worker *w = run->worker[i];
+        slab_finish(&w->slab);
+    }
+    slab_finish(&run->slab);
+    for (unsigned i = 0; i < run->workers; i++) {
+        struct worker *w = run->worker[i];
+        stack_pool_finish(&w->stacks);
+        ctx_finish(w);
+        mem_free(w);
+    }
+}
+
+static void run_hooks_call(struct run *run)
+{
+    while (!list_empty(&run->run_hooks)) {
+        struct run_hook *hook = container_of(run->run_hooks.next, struct run_hook, link);
+        list_remove(&hook->link);
+        hook->over(hook);
+    }
+}
+
 static struct wh_site root_site = {.file = "wh_run", .function = "root", .args = 1, .ret_size = 4};
+
+/* Worker 0 has begun, on the calling thread. */
+static int run_workers(struct run *run, int (*root)(void *arg), void *arg)
+{
+    struct worker *w = run->worker[0];
+    const uintptr_t words[] = {(uintptr_t)arg};
+    int rc = coro_start_root(w, &root_site, (void (*)(void))root, words);
+    if (rc < 0) {
+        worker_end(w);
+        return rc;
+    }
+    rc = workers_start(run);
+    if (rc < 0) {
+        worker_end(w);
+        return rc;
+    }
+    worker_live(w);
+    run_hooks_call(run);
+    run_name_left(run);
+    for (unsigned i = 1; i < run->workers; i++)
+        pthread_join(run->worker[i]->thread, NULL);
+    return run->result;
+}
 
 int wh_run(int (*root)(void *arg), void *arg, const wh_options *options)
 {
@@ -213,47 +460,48 @@ int wh_run(int (*root)(void *arg), void *arg, const wh_options *options)
     if (rc < 0)
         return rc;
 
-    struct worker *w = mem_alloc_aligned(sizeof *w, 64);
-    if (!w) {
-        report("no memory for a worker");
+    struct run *run = run_create(&o);
+    if (!run)
         return -ENOMEM;
-    }
-    memset(w, 0, sizeof *w);
-    rc = worker_init(w, &o);
-    if (rc < 0)
-        goto free_worker;
-
-    const uintptr_t words[] = {(uintptr_t)arg};
-    rc = coro_start_root(w, &root_site, (void (*)(void))root, words);
-    if (rc == 0) {
-        loop_run(w);
-        rc = w->result;
-    }
-    worker_finish(w);
-free_worker:
-    mem_free(w);
+    struct worker *w = worker_add(run);
+    rc = w ? worker_begin(w) : -ENOMEM;
+    if (rc == 0)
+        rc = run_workers(run, root, arg);
+    run_free_workers(run);
+    run_unref(run);
     return rc;
+}
+
+unsigned wh_worker(void)
+{
+    return worker_tls ? worker_tls->index + 1u : 0;
+}
+
+unsigned wh_workers(void)
+{
+    return self_or_panic("wh_workers")->worker->run->workers_asked;
 }
 
 /* ---- Statistics ---- */
 
-void wh_stats_get(wh_stats *ret_stats)
+void worker_figures(struct worker *w, wh_stats *ret_stats)
 {
-    struct worker *w = self_or_panic("wh_stats_get")->worker;
     struct engine_stats ring;
     w->engine->type->stats(w->engine, &ring);
     uint64_t warm = 0;
     for (int i = 0; i < STACK_CLASSES; i++)
         warm += w->stacks.classes[i].warm_count;
     *ret_stats = (wh_stats){
-        .coros_live = live(w),
         .coros_started = w->started,
         .coros_ended = w->ended,
         .switches = w->switches + (uint64_t)(w->budget_given - w->budget),
+        .workers = 1,
+        .steals = w->steals,
+        .coros_stolen = w->stolen,
+        .wakes = w->wakes,
         .stacks_in_use = w->stacks.stacks,
         .stacks_warm = warm,
         .stacks_reserved_bytes = w->stacks.reserved_bytes,
-        .stacks_resident_bytes = stack_pool_resident_bytes(&w->stacks),
         .stacks_trimmed = w->stacks.trimmed,
         .ring_enters = ring.enters,
         .ring_submissions = ring.submissions,
@@ -268,6 +516,41 @@ void wh_stats_get(wh_stats *ret_stats)
         .spins_paid = w->spins_paid,
         .sleeps = w->sleeps,
     };
+}
+
+static_assert(sizeof(wh_stats) % sizeof(uint64_t) == 0, "all figures are of one type");
+
+void worker_publish(struct worker *w)
+{
+    wh_stats stats;
+    worker_figures(w, &stats);
+    const uint64_t *figures = (const uint64_t *)&stats;
+    for (int i = 0; i < WORKER_FIGURES; i++)
+        __atomic_store_n(&w->published[i], figures[i], __ATOMIC_RELAXED);
+}
+
+void wh_stats_get(wh_stats *ret_stats)
+{
+    INSIDE(self, "wh_stats_get");
+    struct worker *own = self->worker;
+    const struct run *run = own->run;
+    wh_stats stats;
+    worker_figures(own, &stats);
+    stats.stacks_resident_bytes = stack_pool_resident_bytes(&own->stacks);
+    uint64_t *sums = (uint64_t *)&stats;
+    /* acquire: pairs with the release in worker_add() */
+    uint32_t workers = __atomic_load_n(&run->workers, __ATOMIC_ACQUIRE);
+    for (uint32_t n = 0; n < workers; n++) {
+        const struct worker *w = run->worker[n];
+        if (w == own)
+            continue;
+        for (int i = 0; i < WORKER_FIGURES; i++)
+            sums[i] += __atomic_load_n(&w->published[i], __ATOMIC_RELAXED);
+        stats.stacks_resident_bytes += stack_pool_resident_bytes(&w->stacks);
+    }
+    stats.workers = workers;
+    stats.coros_live = live(run);
+    *ret_stats = stats;
 }
 
 int wh_caps(char *buf, size_t size)

@@ -1,38 +1,76 @@
 /*
- * sched.h: coroutines, the worker they run on, parking and waking.
+ * sched.h: coroutines, the workers they run on, parking and waking.
  *
- * A worker is a thread in wh_run(): a run queue, an engine (ring), a timer wheel, a pool of stacks
- * and a loop. Everything in this header belongs to that one thread; nothing here is atomic.
+ * A run has one worker or several. A worker is a thread: a run queue, an engine (ring), a timer
+ * wheel, a pool of stacks and a loop. A coroutine belongs to one worker at a time, coro->worker,
+ * and only that one runs it, arms its timer and touches its operations. What others want of it goes
+ * through the worker's inbox (inbox.h).
  *
  * A coroutine's life, and who owns it in each state:
  *
  *      NEW ----------> RUNNING <------- READY            NEW     of the run queue; has no stack yet
- *       ^  (gets a      |  | ^            ^ |            READY   of the run queue
+ *       ^  (gets a      |  | ^            ^ |            READY   of the run queue, or on its way
  *       |   stack)      |  | `------------|-'            RUNNING of itself: worker->current
  *     start             |  `---- yield ---'              PARKED  of what it waits for: `wait` says
  *                       |                 |                      how to withdraw it from there
- *                       +---- park --> PARKED -- wake    DEAD    of the holder of its handle; its
+ *                       +---- park --> PARKED -- claim   DEAD    of the holder of its handle; its
  *                       |                                        stack is gone already
  *                       `---- end ---> DEAD              FREE    of the slab
  *
- * A coroutine is on one list at a time: the run queue (NEW, READY) or that of what it waits for.
+ * A coroutine is on one list at a time: the run queue (NEW, READY), the worker's deque (the same,
+ * when any worker may run it), the inbox (READY), or that of what it waits for.
  *
  * The one waiting mechanism: park(self, kind). Exactly one of these ends it:
- *   - what it waits for calls wake(coro, result): a peer on a channel, a lock's holder, the end of
- * a joined coroutine, the completion of an operation;
- *   - its deadline passes or it is cancelled: interrupt(coro, why) asks the kind to withdraw. A
- * kind that can, takes it off its list, and it is woken with `why`. An operation cannot (the kernel
- * has its memory): it asks the engine to cancel and only notes `why`; the completion wakes.
+ *   - what it waits for wakes it: a peer on a channel, a lock's holder, the end of a joined
+ * coroutine, the completion of an operation;
+ *   - its deadline passes or it is cancelled: its worker calls interrupt(coro, why), which asks the
+ * kind to withdraw. A kind that can, claims the coroutine, and it is woken with `why`. An operation
+ * cannot (the kernel has its memory): it asks the engine to cancel and only notes `why`; the
+ * completion wakes.
  *
- * Objects that coroutines wait for keep them in queues of waiters. A waiter is one reason to be
- * woken. A plain wait has one, in the coroutine's descriptor; a select has one a case, all naming
- * the same coroutine. Who wants to wake from a queue claims: queue_take() skips waiters whose
- * coroutine is PARKED no more, because something else has woken it and it has not run yet to take
- * its other waiters off their queues, which it does before anything else.
+ * Claiming. Several may want to wake a coroutine at the same time, on different threads. Whoever
+ * changes its state from PARKED to READY (a compare-and-swap, acq_rel) has claimed it, writes the
+ * result into it (coro->wake, won, and the transferred element), and makes it ready: pushes it to
+ * its worker's run queue, or from another thread to its worker's inbox. Everybody else leaves it
+ * alone. Who waits says so before it can be found:
+ *
+ *      waiter, on its own worker               waker, anywhere
+ *        take the object's lock                  take the object's lock
+ *        not served at once:                     take waiters off its queue, until a claim succeeds
+ *          wake = 0; state = PARKED              transfer (element, lock, units)
+ *          push the waiter on its queue          give the lock
+ *        give the lock (release)                 make it ready
+ *        switch away
+ *
+ * A coroutine that is claimed before it has switched away is no danger: only its own worker resumes
+ * it, from its inbox, which it looks into between coroutines. So nothing is to be published after
+ * the switch, and a switch costs the same with many workers as with one.
+ *
+ * Objects that coroutines wait for keep them in queues of waiters, under the object's lock. A
+ * waiter is one reason to be woken. A plain wait has one, in the coroutine's descriptor; a select
+ * has one a case, all naming the same coroutine. Waiters of a coroutine that something else has
+ * claimed are stale: queue_take() drops them, and the coroutine, once it runs, takes those that are
+ * left off their queues, under the objects' locks, before its call returns.
  *
  *      channel a: [w0]--[w1]          w1 and w3 are cases of one select: the first queue_take()
  *      channel b: [w2]--[w3]--[w4]    that meets one of them claims the coroutine, the other is
- *                                     skipped from then on
+ *                                     stale from then on
+ *
+ * An object is not used after a waiter that it served was made ready: its memory may be gone then.
+ *
+ * Alone. While nobody else can touch the objects of a run (one worker, and no other thread has been
+ * let in), worker->shared is false and no lock is taken and no compare-and-swap made: the same
+ * code, without. It changes to true once and for all, on the worker's thread, at a moment when no
+ * call into the runtime is under way on it: no lock would be held then. A call that parks while
+ * alone may return when it is not any more, so it asks anew after parking.
+ *
+ * Moving. A NEW coroutine, and a READY one with leave to migrate, may be put into the worker's
+ * deque and taken by another worker, which then becomes its worker: written under the coroutine's
+ * lock, so that who asks something of a coroutine finds its worker or is forwarded.
+ *
+ * Where a worker is: `where` says whether its thread is in the runtime or in the user's code, for
+ * the watchdog, which may interrupt the latter (watchdog.c). Each call into the runtime says so
+ * when it enters and when it leaves, by a plain store.
  *
  * Switching is direct: who parks takes the next off the run queue and switches to it. The loop (a
  * context like the others, on the thread's own stack) is switched to when the queue is empty or the
@@ -46,218 +84,11 @@
 #ifndef SCHED_SCHED_H
 #define SCHED_SCHED_H
 
-#include "base/clock.h"
-#include "stacks/sanitizer.h"
-#include "stacks/stacks.h"
-#include "stacks/switch.h"
-#include "timers/wheel.h"
-#include "uring/engine.h"
+#include "sched/worker.h"
 
-#include <whorl/coro.h>
-#include <whorl/ctx.h>
-#include <whorl/run.h>
 #include <whorl/time.h>
 
 #include <errno.h>
-
-/* Calls that are served at once before others are let run: some tens of microseconds. */
-enum { CALLS_A_TURN = 4096 };
-
-enum coro_state { CORO_FREE, CORO_NEW, CORO_READY, CORO_RUNNING, CORO_PARKED, CORO_DEAD };
-
-enum coro_flag {
-    CORO_CANCELLED = 1 << 0,    /* wh_cancel() was called: every wait from here on fails */
-    CORO_CTX_ENDED = 1 << 1,    /* its context was cancelled: the same */
-    CORO_SHIELDED = 1 << 2,     /* in WH_SHIELD: wh_cancel() is only noted... */
-    CORO_CANCEL_NOTED = 1 << 3, /* ...here, and becomes CANCELLED when the shield is left */
-    CORO_DETACHED = 1 << 4,     /* nobody holds a handle: the descriptor is freed at the end */
-    CORO_JOINED = 1 << 5,       /* DEAD, and its joiner has been woken: the handle is that one's */
-    CORO_HOOKED = 1 << 6,       /* DETACHED, and somebody is told of the end: `hook` */
-};
-
-/* Where a coroutine can park; one static object each. */
-struct wait_kind {
-    const char *reason; /* "join"; NULL: the operation's name */
-    /* Takes a parked coroutine off what it waits for and returns true, so that it can be woken; or
-     * asks for its wait to end soon and returns false. NULL: it cannot be interrupted. */
-    bool (*withdraw)(wh_coro *coro);
-    bool has_polls; /* coro->polls holds */
-};
-
-/* One reason for which a coroutine may be woken, in the queue of what it waits for. */
-struct waiter {
-    struct list link; /* linked, or pointing at itself */
-    wh_coro *coro;
-    union {
-        void *data;     /* a channel: the element that is sent, or where it goes */
-        uint64_t count; /* a semaphore: how many */
-    };
-};
-
-/* Told of a coroutine's end, on that coroutine, when its stack is about to go. Must not park. */
-struct end_hook {
-    void (*ended)(struct end_hook *hook, wh_coro *coro, intptr_t value);
-};
-
-/* Told of the end of the run if it is still listed then (worker->run_hooks): no coroutine runs any
- * more, those that were to take something down have been abandoned. */
-struct run_hook {
-    struct list link;
-    void (*over)(struct run_hook *hook);
-};
-
-/* What a coroutine has only if it asked for it. */
-struct coro_extra {
-    char name[32];
-    void *local[WH_KEYS_MAX];
-};
-
-struct wh_coro {
-    /* The line that a switch touches. */
-    struct context context; /* first: context_main() gets its address */
-    wh_coro *next;          /* NEW, READY: in the run queue; PARKED for an operation: in the list of
-                               its descriptor; FREE: in the slab */
-    struct worker *worker;
-    wh_ctx *ctx;  /* ambient; NULL: the background. Holds a reference */
-    int32_t wait; /* PARKED: the kind, see wait_kind_of() */
-    int32_t wake; /* what wake() said; during an operation: why it was interrupted */
-    uint8_t state;
-    uint8_t flags;
-    uint8_t run_mark; /* worker->epoch when it last ran */
-    uint8_t stack_class;
-    uint32_t id;
-
-    /* Waiting. */
-    int64_t deadline_ns; /* ambient */
-    union {
-        struct {
-            struct timer timer;
-            union {
-                struct op op; /* in flight while parked for it */
-                struct {
-                    struct waiter waiter;     /* while parked in a queue */
-                    const struct waiter *won; /* which of its waiters woke it */
-                    struct poll_wait *polls;  /* of a select: those in flight */
-                };
-            };
-        };
-        struct {
-            void (*fn)(void);
-            uintptr_t words[6];
-        } start; /* NEW */
-    };
-
-    /* The rest. */
-    struct stack *stack; /* RUNNING, READY, PARKED */
-    struct wh_site *site;
-    union {
-        struct waiter *joiner; /* until DEAD */
-        struct end_hook *hook; /* until DEAD, if HOOKED */
-        intptr_t value;        /* DEAD */
-    };
-    struct coro_extra *extra;
-    struct list ctx_link; /* among the members of ctx */
-    struct sanitizer sanitizer;
-} __attribute__((aligned(64)));
-
-static_assert(offsetof(wh_coro, context) == 0, "context_entry passes the coroutine's address");
-#if !defined(WHORL_ASAN) && !defined(WHORL_TSAN)
-static_assert(sizeof(wh_coro) == 192, "three cache lines: a parked million counts every byte");
-#endif
-
-/* The two words of the C++ runtime that a catch block under way keeps per thread (C++ ABI, 2.2.2).
- */
-struct exception_globals {
-    void *caught;
-    unsigned uncaught;
-};
-
-/* An operation of a select, which has several: a poll, whose memory nobody has. */
-struct poll_wait {
-    struct op op;
-    struct waiter waiter;      /* in no queue: names the coroutine */
-    struct poll_wait *next;    /* of the same coroutine */
-    struct poll_wait *fd_next; /* on the same descriptor */
-};
-
-/* Who has an operation on a descriptor. */
-struct fd_waiters {
-    wh_coro *first;          /* in flight; linked by next */
-    struct poll_wait *polls; /* the same, of selects */
-    wh_coro *closer;         /* waits for all of them to leave */
-    uint32_t leaving;        /* completed, and their coroutines have not run since */
-};
-
-/* A timer that belongs to no coroutine. */
-struct alarm {
-    struct timer timer;
-    void (*fired)(struct alarm *alarm); /* on the loop */
-};
-
-struct worker {
-    /* The lines that a switch touches. */
-    wh_coro *current;
-    wh_coro *ready_first;
-    wh_coro *ready_last;
-    int32_t budget;     /* switches until the loop runs */
-    int32_t calls_left; /* calls that are served at once until others are let run */
-    uint8_t epoch;      /* counts housekeeping rounds, modulo 256 */
-    bool ending;        /* the root has returned, or nothing can go on */
-    struct exception_globals *exceptions;
-    struct exception_globals exceptions_outer; /* the thread's, from before the run */
-    wh_coro loop;                              /* the loop's own context */
-    struct context discarded;                  /* where a dead coroutine's registers go */
-
-    struct engine *engine;
-    struct clock clock;
-    int64_t now_ns;         /* exact, of the last turn of the loop */
-    int64_t turn_ns;        /* the same; INT64_MAX while contexts are being cancelled, so that
-                               everybody looks exactly */
-    struct fd_waiters *fds; /* by descriptor */
-    size_t fds_count;
-    uint64_t ops_in_flight;
-    wh_coro *slab_free;
-    struct slab_chunk *slab_chunks;
-    uint64_t started;
-    uint64_t ended;
-    int stack_class; /* of who asks for none */
-    struct stack_pool stacks;
-    struct wheel wheel; /* of coroutines' timers */
-    struct wheel alarms;
-    struct list expired; /* coroutines' timers, when many came at once */
-    struct list sweeps;  /* contexts being cancelled (ctx.c) */
-    bool sweeping;
-    struct ctx_chunk *ctx_chunks;
-    wh_ctx *ctx_free;
-    uint64_t random;
-    struct signals *signals; /* of this run (sync/signal.c), or NULL */
-    struct list run_hooks;
-
-    /* The loop's own. */
-    int32_t budget_full;  /* adapted: about a fifth of a millisecond of switches */
-    int32_t budget_given; /* at the last turn */
-    int64_t spin_ns;      /* longest spin; 0: never */
-    int32_t idle_batch;   /* moving average of how many completions ended an idle time */
-    int64_t idle_ns;      /* moving average of how long it was idle */
-    int64_t tidy_at_ns;
-    unsigned tidy_round;   /* of housekeeping, since a coroutine ran or one found something to do */
-    int64_t tidy_slice_ns; /* the next slice, if busy */
-    bool tidy_under_way;
-    bool tidy_found;
-    uint64_t tidy_switches;
-    uint64_t switches;
-    uint64_t turns;
-    uint64_t spins;
-    uint64_t spins_paid;
-    uint64_t sleeps;
-
-    /* The end of the run. */
-    wh_coro *root; /* until it returns */
-    bool grace_begun;
-    int64_t grace_ns;
-    int64_t grace_end_ns;
-    int result;
-};
 
 /* The kind a coroutine is parked for is kept as its distance from this one: kinds are static
  * objects of one library, and a descriptor has no eight bytes to spare. */
@@ -286,11 +117,117 @@ static inline wh_coro *self_or_panic(const char *call)
     return w->current;
 }
 
-/* How many coroutines have been started and have not ended. */
-static inline uint64_t live(const struct worker *w)
+/* ---- In the runtime, in the user's code ---- */
+
+/* Nothing that comes after is done before, as a signal handler on this thread sees it. */
+static inline void where_set(struct worker *w, uint8_t where)
 {
-    return w->started - w->ended;
+    /* seq_cst: pairs with the load of `where` in the watchdog's handler: for the compiler only */
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    __atomic_store_n(&w->where, where, __ATOMIC_RELAXED);
+    /* seq_cst: pairs with the same */
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
+
+/* The running coroutine, which enters the runtime by the call named. */
+static inline wh_coro *enter(const char *call)
+{
+    wh_coro *self = self_or_panic(call);
+    where_set(self->worker, IN_RUNTIME);
+    return self;
+}
+
+/* It leaves with this result. */
+static inline int leave(const wh_coro *self, int result)
+{
+    where_set(self->worker, IN_USER);
+    return result;
+}
+
+/* The same for calls that others in the runtime make, too: to the end of the block that INSIDE()
+ * stands in, and then where it was before. */
+struct inside {
+    wh_coro *self;
+    uint8_t before;
+};
+
+static inline struct inside inside_begin(const char *call)
+{
+    wh_coro *self = self_or_panic(call);
+    struct inside inside = {self, (uint8_t)(self->worker->where | IN_USER)};
+    where_set(self->worker, IN_RUNTIME);
+    return inside;
+}
+
+/* For calls that threads may make which are no workers: self is NULL then. */
+static inline struct inside inside_begin_anywhere(const char *call)
+{
+    const struct worker *w = worker_tls;
+    if (unlikely(!w || w->current == &w->loop))
+        return (struct inside){NULL, 0};
+    return inside_begin(call);
+}
+
+static inline void inside_end(const struct inside *inside)
+{
+    if (likely(inside->self))
+        where_set(inside->self->worker, inside->before);
+}
+
+#define INSIDE(self, call)                                                           \
+    struct inside inside_ __attribute__((cleanup(inside_end))) = inside_begin(call); \
+    wh_coro *self = inside_.self
+
+#define INSIDE_ANYWHERE(self, call)                                                           \
+    struct inside inside_ __attribute__((cleanup(inside_end))) = inside_begin_anywhere(call); \
+    wh_coro *self = inside_.self
+
+/* ---- Shared or alone ---- */
+
+/* Whether locks are to be taken by the calling thread, which may be no worker. */
+static inline bool shared_here(void)
+{
+    const struct worker *w = worker_tls;
+    return !w || w->shared;
+}
+
+/* Takes, gives an object's lock if `shared`. Who gives does so with what shared_here() was when it
+ * took, or has not parked since. */
+static inline void object_lock(bool shared, uint8_t *lock)
+{
+    if (unlikely(shared))
+        lock_take(lock);
+}
+
+static inline void object_unlock(bool shared, uint8_t *lock)
+{
+    if (unlikely(shared))
+        lock_give(lock);
+}
+
+static inline uint8_t state_of(const wh_coro *coro)
+{
+    return __atomic_load_n(&coro->state, __ATOMIC_RELAXED);
+}
+
+static inline void state_set(wh_coro *coro, uint8_t state)
+{
+    __atomic_store_n(&coro->state, state, __ATOMIC_RELAXED);
+}
+
+static inline struct worker *worker_of(const wh_coro *coro)
+{
+    return __atomic_load_n(&coro->worker, __ATOMIC_RELAXED);
+}
+
+/* Counts what other threads may read. */
+static inline void bump(uint64_t *counter)
+{
+    __atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
+}
+
+/* How many coroutines have been started and have not ended, in the whole run. (worker.c) */
+uint64_t live(const struct run *run);
 
 /* ---- Run queue ---- */
 
@@ -306,21 +243,56 @@ static inline void ready_push(struct worker *w, wh_coro *coro)
 
 /* ---- Parking (park.c) ---- */
 
-/* Parks the running coroutine until wake(); returns what wake() said. */
+/* Parks the running coroutine until it is woken; returns what the waker said. */
 int park(wh_coro *self, const struct wait_kind *kind);
-COLD int park_in_catch(wh_coro *self, const struct wait_kind *kind);
+COLD int switch_in_catch(wh_coro *self);
 
-/* Makes a parked coroutine runnable. */
-static inline void wake(wh_coro *coro, int result)
+/* Lets the other runnable coroutines run first, or the loop. */
+void yield(wh_coro *self);
+
+/* Claims a coroutine that is parked: the caller makes it ready. */
+static inline bool claim(wh_coro *coro, bool shared)
 {
-    wh_assert(coro->state == CORO_PARKED);
+    uint8_t parked = CORO_PARKED;
+    if (unlikely(shared)) {
+        /* acq_rel: pairs with itself: claims are one after the other. What the waiter wrote before
+         * it could be found is ordered by the lock under which it was */
+        return __atomic_compare_exchange_n(&coro->state, &parked, CORO_READY, false,
+                                           __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+    }
+    if (state_of(coro) != CORO_PARKED)
+        return false;
+    state_set(coro, CORO_READY);
+    return true;
+}
+
+/* make_ready() when others may be concerned: the coroutine is another worker's, or may run on any.
+ * (worker.c) */
+void make_ready_shared(wh_coro *coro);
+
+/* Queues a coroutine that has been claimed. The object that it waited for may be gone next. */
+static inline void make_ready(wh_coro *coro, int result, bool shared)
+{
+    wh_assert_slow(state_of(coro) == CORO_READY);
+    coro->wake = (int16_t)result;
+    if (unlikely(shared)) {
+        make_ready_shared(coro);
+        return;
+    }
     __builtin_prefetch(coro->context.sp); /* it runs soon */
-    coro->wake = result;
-    coro->state = CORO_READY;
     ready_push(coro->worker, coro);
 }
 
-/* Ends a parked coroutine's wait early, with -ETIMEDOUT or -ECANCELED. */
+/* Wakes a parked coroutine that nobody else can claim. */
+static inline void wake(wh_coro *coro, int result, bool shared)
+{
+    bool claimed = claim(coro, shared);
+    wh_assert(claimed);
+    make_ready(coro, result, shared);
+}
+
+/* Ends the wait of a coroutine of this worker early, with -ETIMEDOUT, -ECANCELED or -EBADF, if it
+ * is parked. */
 void interrupt(wh_coro *coro, int why);
 
 /* Whether the running coroutine's deadline has passed. The turn's time is old when coroutines have
@@ -344,14 +316,16 @@ static inline int64_t deadline_after(const wh_coro *self, int64_t duration_ns)
     return deadline_ns;
 }
 
-/* Whether the running coroutine's context is below one that is being cancelled: the sweep may not
- * have come to it yet. (ctx.c) */
-COLD bool ctx_unswept(wh_coro *self);
+/* Whether the context of a coroutine of this worker, or one above, has been cancelled and it does
+ * not know yet: now it does. (ctx.c) */
+COLD bool ctx_unswept(wh_coro *coro);
 
 static inline bool cancelled(wh_coro *self)
 {
-    return unlikely(self->flags & (CORO_CANCELLED | CORO_CTX_ENDED)) ||
-           (unlikely(!list_empty(&self->worker->sweeps)) && ctx_unswept(self));
+    if (unlikely(self->flags & (CORO_CANCELLED | CORO_CTX_ENDED)))
+        return true;
+    return unlikely(self->flags & CORO_CTX_LOOK || !list_empty(&self->worker->sweeps)) &&
+           ctx_unswept(self);
 }
 
 /* Why the running coroutine may not wait any more: -ECANCELED, -ETIMEDOUT, or 0. */
@@ -371,7 +345,7 @@ COLD int ended_exactly(wh_coro *self);
  * the look. */
 static inline int ended_by_turn(wh_coro *self)
 {
-    if (likely(!(self->flags & (CORO_CANCELLED | CORO_CTX_ENDED)) &&
+    if (likely(!(self->flags & (CORO_CANCELLED | CORO_CTX_ENDED | CORO_CTX_LOOK)) &&
                self->deadline_ns > self->worker->turn_ns))
         return 0;
     return ended_exactly(self);
@@ -408,26 +382,28 @@ static inline void deadline_arm(wh_coro *self)
 
 /* ---- Queues of waiters ---- */
 
-/* Whether the waiter's coroutine is still waiting for it: see the head of this file. */
+/* Whether the waiter's coroutine is still waiting for it: see the head of this file. Another worker
+ * may claim it next. */
 static inline bool waiter_waits(const struct waiter *waiter)
 {
-    return waiter->coro->state == CORO_PARKED;
+    return state_of(waiter->coro) == CORO_PARKED;
 }
 
-/* Takes the first that waits off the queue; NULL when there is none. The caller wakes it before
- * anything else runs. */
-static inline struct waiter *queue_take(struct list *queue)
+/* Takes the first that waits off the queue, claimed; NULL when there is none. The caller makes it
+ * ready. */
+static inline struct waiter *queue_take(struct list *queue, bool shared)
 {
     while (!list_empty(queue)) {
         struct waiter *waiter = container_of(queue->next, struct waiter, link);
         list_remove(&waiter->link);
-        if (likely(waiter_waits(waiter)))
+        if (likely(claim(waiter->coro, shared)))
             return waiter;
     }
     return NULL;
 }
 
-/* The first that waits, left where it is; NULL when there is none. */
+/* The first that waits, left where it is; NULL when there is none. With many workers it may be
+ * claimed by another before the caller does. */
 static inline struct waiter *queue_first(struct list *queue)
 {
     while (!list_empty(queue)) {
@@ -439,22 +415,34 @@ static inline struct waiter *queue_first(struct list *queue)
     return NULL;
 }
 
-static inline void waiter_wake(struct waiter *waiter, int result)
+/* Makes the coroutine of a waiter from queue_take() ready. */
+static inline void waiter_wake(struct waiter *waiter, int result, bool shared)
 {
-    waiter->coro->won = waiter;
-    wake(waiter->coro, result);
+    wh_coro *coro = waiter->coro;
+    coro->won = waiter;
+    make_ready(coro, result, shared);
 }
 
-/* Wakes all that wait in the queue. */
-static inline void queue_wake_all(struct list *queue, int result)
+/* Claims all that wait in the queue and moves them to `woken`, for wake_all() when the object's
+ * lock has been given. */
+static inline void queue_take_all(struct list *queue, struct list *woken, bool shared)
 {
     struct waiter *waiter;
-    while ((waiter = queue_take(queue)))
-        waiter_wake(waiter, result);
+    while ((waiter = queue_take(queue, shared)))
+        list_push_back(woken, &waiter->link);
 }
 
-/* For kinds that wait in a queue: takes the coroutine's own waiter off. */
-bool queue_withdraw(wh_coro *coro);
+static inline void wake_all(struct list *woken, int result, bool shared)
+{
+    while (!list_empty(woken)) {
+        struct waiter *waiter = container_of(woken->next, struct waiter, link);
+        list_remove(&waiter->link);
+        waiter_wake(waiter, result, shared);
+    }
+}
+
+/* For kinds that wait in a queue. The waiter is stale then, until the coroutine runs. */
+bool queue_withdraw(wh_coro *coro, int why);
 
 /* Parks for good, until its deadline or a cancel: what a nil channel does. */
 int park_forever(wh_coro *self, const struct wait_kind *kind);
@@ -471,14 +459,18 @@ void run_ready(struct worker *w);
  * Submits the operation prepared in self->op and parks until it is completed. Returns its result;
  * -ETIMEDOUT or -ECANCELED when one of these ended it, or had come before (then nothing is
  * submitted); -EBADF when the descriptor was closed meanwhile. `flags` are the call's, for
- * MSG_DONTWAIT.
+ * MSG_DONTWAIT. Leaves the runtime, so that the public call can end with it.
  */
 int32_t op_await(wh_coro *self, int flags);
 
 /* The same without regard to deadline and cancel. */
 int32_t op_await_shielded(wh_coro *self);
 
-/* Starts a poll of the coroutine's select: the coroutine is about to park. Returns 0 or -EBADF. */
+/* Whether the parked coroutine waits for an operation that has been asked to end. */
+bool op_asked(const wh_coro *coro);
+
+/* Starts a poll of the coroutine's select: the coroutine is about to park. Returns 0, -EBADF, or
+ * -EAGAIN: to be tried again when others have run. */
 int poll_start(wh_coro *self, struct poll_wait *poll, int fd, short events);
 
 /* Asks for a poll that is in flight to end. */
@@ -496,8 +488,11 @@ void poll_completed(struct op *op);
 
 /* Ends all operations in flight on the descriptor (-EBADF) and returns when their coroutines have
  * taken note; the caller then submits the close without parking in between. Returns 0, or -EBADF
- * when another coroutine is closing it. */
+ * when another coroutine is closing it. After a 0 the close must follow, and fd_closed(). */
 int fd_end_operations(wh_coro *self, int fd);
+
+/* The close that followed is done. */
+void fd_closed(const wh_coro *self, int fd);
 
 /* ---- Coroutines (coro.c) ---- */
 
@@ -505,7 +500,7 @@ int fd_end_operations(wh_coro *self, int fd);
 wh_coro *coro_reserve(struct worker *w);
 void coro_unreserve(wh_coro *coro);
 
-/* Starts fn on a reserved descriptor, detached, in the background. */
+/* Starts fn on a descriptor reserved on this worker, detached, in the background. */
 void coro_start(wh_coro *coro, struct wh_site *site, void (*fn)(void), const uintptr_t *words);
 
 /* Starts fn as wh_go() does, and tells the hook of its end. */
@@ -519,8 +514,26 @@ int coro_start_root(struct worker *w, struct wh_site *site, void (*fn)(void),
 /* Gives a NEW coroutine the stack that was reserved for it. */
 void coro_attach_stack(struct worker *w, wh_coro *coro);
 
-/* Calls visit with every coroutine of the worker that has not ended. */
-void coro_visit(struct worker *w, void (*visit)(wh_coro *coro, void *arg), void *arg);
+/* Calls visit with every coroutine whose descriptor is of the slab and which has not ended. What
+ * other workers do to them goes on meanwhile. */
+void slab_visit(const struct slab *slab, void (*visit)(wh_coro *coro, void *arg), void *arg);
+
+/* The same for all slabs of the run. */
+void coro_visit(const struct run *run, void (*visit)(wh_coro *coro, void *arg), void *arg);
+
+/* Asks the coroutine's worker to cancel it (HANDLE_ASKED_CANCEL), or to see that its context has
+ * been cancelled (HANDLE_ASKED_CTX). From any thread. */
+void coro_ask(wh_coro *coro, unsigned what);
+
+/* Its worker does what was asked. */
+void coro_asked(struct worker *w, wh_coro *coro);
+
+/* The coroutine was taken from another worker: it is this one's from now on. Returns false when
+ * this one has no stack for it: then nothing has changed. */
+bool coro_adopt(struct worker *w, wh_coro *coro);
+
+/* Its stack was returned by another worker: a coroutine's last step when it ends away from home. */
+void coro_return_stack(struct worker *w);
 
 /* What a call takes and returns. In C++ each start stores them anew, the same. */
 static inline unsigned site_args(const struct wh_site *site)
@@ -543,7 +556,10 @@ COLD void coro_misuse(const wh_coro *coro, const char *call, const char *what)
 /* What a parked coroutine waits for: "recv", "join". */
 const char *coro_waits_for(const wh_coro *coro);
 
-void coro_slab_finish(struct worker *w);
+void slab_finish(struct slab *slab);
+
+/* What it has asked for, or NULL. */
+struct coro_extra *coro_extra_of(const wh_coro *coro);
 
 /* The storage of locals and name, made when first needed; NULL without memory. (local.c) */
 struct coro_extra *coro_extra_get(wh_coro *self);
@@ -565,13 +581,24 @@ void ctx_sweep(struct worker *w);
 /* wh_ctx_cancel(), from the loop too. cause < 0. */
 void ctx_end(struct worker *w, wh_ctx *ctx, int cause);
 
+/* The public calls of the same names, for others in the runtime. */
+wh_ctx *ctx_ref(wh_ctx *ctx);
+void ctx_unref(struct worker *w, wh_ctx *ctx);
+struct wh_ctx_scope ctx_enter(wh_coro *self, wh_ctx *ctx);
+struct wh_ctx_scope ctx_enter_owned(wh_coro *self, wh_ctx *ctx);
+void ctx_leave(struct wh_ctx_scope *scope);
+
 /* Whether ctx ends whenever `above` does. */
 bool ctx_within(const wh_ctx *ctx, const wh_ctx *above);
 
 /* For select and whoever waits for the end of a context. */
 int64_t ctx_deadline(const wh_ctx *ctx);
 int ctx_ended(const wh_ctx *ctx);
+
+/* Its queue of selects, and the lock for it and for asking whether it has ended; NULL: it is one
+ * that never ends. */
 struct list *ctx_waiters(wh_ctx *ctx);
+uint8_t *ctx_lock(wh_ctx *ctx);
 
 void ctx_finish(struct worker *w);
 
@@ -594,7 +621,7 @@ static inline uint32_t random_below(struct worker *w, uint32_t below)
 
 void loop_run(struct worker *w);
 
-/* Asks everything that lives to end. */
+/* Asks everything whose descriptor is of this worker to end. */
 void cancel_all(struct worker *w);
 
 /* ---- Faults (fault.c) ---- */

@@ -67,10 +67,13 @@ bool stack_guard_probe(void)
     return has;
 }
 
-void stack_pool_init(struct stack_pool *pool, size_t stacks_max, bool guard_by_madvise)
+void stack_pool_init(struct stack_pool *pool, uint8_t number, size_t stacks_max, size_t *total,
+                     bool guard_by_madvise)
 {
     memset(pool, 0, sizeof *pool);
+    pool->number = number;
     pool->stacks_max = stacks_max;
+    pool->total = total;
     pool->guard_by_madvise = guard_by_madvise;
     for (int i = 0; i < STACK_CLASSES; i++) {
         pool->classes[i].bytes = classes[i].slot_bytes;
@@ -144,7 +147,8 @@ static int arena_add(struct stack_pool *pool, int size_class)
         return -ENOMEM;
 
     arena->next = pool->arenas;
-    pool->arenas = arena;
+    /* release: pairs with the acquire in arenas_of() */
+    __atomic_store_n(&pool->arenas, arena, __ATOMIC_RELEASE);
     c->arena = arena;
     c->slots += slots;
     pool->reserved_bytes += slots * c->bytes;
@@ -195,20 +199,86 @@ COLD static int slot_prepare(struct stack_pool *pool, int size_class)
     stack->top = low + c->bytes - index % COLOURS * COLOUR_BYTES;
     stack->size_class = (uint8_t)size_class;
     stack->state = STACK_COLD;
+    stack->home = pool->number;
 #ifdef WHORL_VALGRIND
     (void)VALGRIND_STACK_REGISTER(low + c->guard_bytes, stack->top);
 #endif
     list_push_front(&c->cold, &stack->link);
     c->cold_count++;
-    arena->prepared++;
+    /* release: pairs with the acquire in prepared_of() */
+    __atomic_store_n(&arena->prepared, index + 1, __ATOMIC_RELEASE);
     return 0;
 }
 
 int stack_reserve_more(struct stack_pool *pool, int size_class)
 {
-    if (pool->stacks >= pool->stacks_max)
+    struct stack_class *c = &pool->classes[size_class];
+    if (pool->total && __atomic_fetch_add(pool->total, 1, __ATOMIC_RELAXED) >= pool->stacks_max) {
+        stack_total_less(pool);
         return complain(pool, "wh_options.stacks_max is reached", "raise it");
-    return slot_prepare(pool, size_class);
+    }
+    if (c->promised == c->warm_count + c->cold_count)
+        stack_pool_collect(pool);
+    int rc = c->promised < c->warm_count + c->cold_count ? 0 : slot_prepare(pool, size_class);
+    if (rc < 0)
+        stack_total_less(pool);
+    return rc;
+}
+
+/* ---- From other threads ---- */
+
+void stack_unreserve_from_outside(struct stack_pool *pool, int size_class)
+{
+    stack_total_less(pool);
+    __atomic_fetch_add(&pool->unreserved[size_class], 1, __ATOMIC_RELAXED);
+}
+
+void stack_return(struct stack_pool *pool, struct stack *stack)
+{
+    wh_assert(stack->state == STACK_TAKEN && stack->home == pool->number);
+    stack_total_less(pool);
+    stack->next = __atomic_load_n(&pool->returned, __ATOMIC_RELAXED);
+    /* release: pairs with the acquire in stack_pool_collect() */
+    while (!__atomic_compare_exchange_n(&pool->returned, &stack->next, stack, true,
+                                        __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+        ;
+}
+
+void stack_pool_collect(struct stack_pool *pool)
+{
+    for (int i = 0; i < STACK_CLASSES; i++) {
+        if (!__atomic_load_n(&pool->unreserved[i], __ATOMIC_RELAXED))
+            continue;
+        uint32_t count = __atomic_exchange_n(&pool->unreserved[i], 0, __ATOMIC_RELAXED);
+        wh_assert(pool->classes[i].promised >= count);
+        pool->classes[i].promised -= count;
+        pool->stacks -= count;
+    }
+    if (!__atomic_load_n(&pool->returned, __ATOMIC_RELAXED))
+        return;
+    /* acquire: pairs with the release in stack_return() */
+    struct stack *stack = __atomic_exchange_n(&pool->returned, NULL, __ATOMIC_ACQUIRE);
+    while (stack) {
+        struct stack *next = stack->next;
+        size_t *total = pool->total;
+        pool->total = NULL; /* it was counted off when it was returned */
+        stack_give(pool, stack);
+        pool->total = total;
+        stack = next;
+    }
+}
+
+/* For whoever looks from another thread: arenas are only ever added. */
+static struct stack_arena *arenas_of(const struct stack_pool *pool)
+{
+    /* acquire: pairs with the release in arena_add() */
+    return __atomic_load_n(&pool->arenas, __ATOMIC_ACQUIRE);
+}
+
+static size_t prepared_of(const struct stack_arena *arena)
+{
+    /* acquire: pairs with the release in slot_prepare() */
+    return __atomic_load_n(&arena->prepared, __ATOMIC_ACQUIRE);
 }
 
 /* The low end of the slot, where its guard begins. */
@@ -322,14 +392,14 @@ struct stack *stack_scan_next(struct stack_pool *pool)
 struct stack *stack_of_guard(const struct stack_pool *pool, const void *address)
 {
     uintptr_t at = (uintptr_t)address;
-    for (struct stack_arena *arena = pool->arenas; arena; arena = arena->next) {
+    for (struct stack_arena *arena = arenas_of(pool); arena; arena = arena->next) {
         const struct stack_class *c = &pool->classes[arena->size_class];
         uintptr_t base = (uintptr_t)arena->base;
         if (at < base || at >= base + arena->slots * c->bytes)
             continue;
         size_t index = (at - base) / c->bytes;
         bool in_guard = (at - base) % c->bytes < c->guard_bytes;
-        return in_guard && index < arena->prepared ? &arena->slot[index] : NULL;
+        return in_guard && index < prepared_of(arena) ? &arena->slot[index] : NULL;
     }
     return NULL;
 }
@@ -338,8 +408,8 @@ size_t stack_pool_resident_bytes(const struct stack_pool *pool)
 {
     unsigned char present[MINCORE_PAGES];
     size_t resident = 0;
-    for (struct stack_arena *arena = pool->arenas; arena; arena = arena->next) {
-        size_t pages = arena->prepared * pool->classes[arena->size_class].bytes / PAGE;
+    for (struct stack_arena *arena = arenas_of(pool); arena; arena = arena->next) {
+        size_t pages = prepared_of(arena) * pool->classes[arena->size_class].bytes / PAGE;
         for (size_t done = 0; done < pages;) {
             size_t n = pages - done < MINCORE_PAGES ? pages - done : MINCORE_PAGES;
             if (mincore(arena->base + done * PAGE, n * PAGE, present) < 0)
@@ -373,5 +443,5 @@ void stack_pool_validate(const struct stack_pool *pool)
         stacks += c->taken + c->promised;
     }
     wh_assert(stacks == pool->stacks);
-    wh_assert(stacks <= pool->stacks_max);
+    wh_assert(!pool->total || __atomic_load_n(pool->total, __ATOMIC_RELAXED) <= pool->stacks_max);
 }

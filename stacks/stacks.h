@@ -26,7 +26,15 @@
  *
  *      invariant, each class:   promised <= warm_count + cold_count
  *
- * A pool belongs to one thread. Guards use MADV_GUARD_INSTALL (Linux 6.13) when the kernel has it:
+ * A pool belongs to one thread, its owner. Two things others may do, without waiting: give back a
+ * stack of it, on which a coroutine came over to them (stack_return()), and say that a reservation
+ * is not needed any more, because they have made one for the same coroutine in their own pool
+ * (stack_unreserve_from_outside()). The owner takes note of both in stack_pool_collect().
+ *
+ *      others: returned  -- push (release) -->  [s]->[s]->    owner: exchange (acquire), give
+ *              unreserved[class] += 1 (relaxed)               owner: exchange, promised -= it
+ *
+ * Guards use MADV_GUARD_INSTALL (Linux 6.13) when the kernel has it:
  * then a million stacks are one mapping; else mprotect(2), which costs two mappings a stack and
  * ends at vm.max_map_count.
  */
@@ -48,13 +56,20 @@ enum stack_state {
 };
 
 struct stack {
-    struct list link; /* in the pool's warm or cold list */
-    char *top;        /* one past the highest usable byte, 16-byte aligned */
-    void *owner;      /* TAKEN: whose; for fault reports */
+    union {
+        struct list link; /* WARM, COLD: in the pool's list */
+        struct {
+            void *extra;        /* TAKEN: the owner's, at first as it was */
+            struct stack *next; /* in the pool's list of returned ones */
+        };
+    };
+    char *top;   /* one past the highest usable byte, 16-byte aligned */
+    void *owner; /* TAKEN: whose; for fault reports */
     uint8_t size_class;
     uint8_t state;
     bool was_cold;     /* taken without memory of an earlier use: its depth can be measured */
     uint8_t scan_mark; /* for the owner's use: when stack_scan_next() last looked */
+    uint8_t home;      /* the pool's number */
 };
 
 struct stack_arena {
@@ -84,18 +99,25 @@ struct stack_class {
 struct stack_pool {
     struct stack_class classes[STACK_CLASSES];
     struct stack_arena *arenas; /* all, newest first */
-    size_t stacks_max;          /* most promised and taken in all classes */
-    size_t stacks;
+    size_t stacks_max;          /* most promised and taken in all classes and pools of `total` */
+    size_t *total;              /* how many they are, atomic; NULL: there is no limit */
+    size_t stacks;              /* of this pool */
     size_t reserved_bytes;
     uint64_t trimmed;
     bool guard_by_madvise;
     bool complained;
+    uint8_t number;
     struct stack_arena *scan_arena; /* where stack_scan_next() goes on */
     size_t scan_slot;
+    /* any thread, atomic */
+    struct stack *returned __attribute__((aligned(64)));
+    uint32_t unreserved[STACK_CLASSES];
 };
 
-/* guard_by_madvise: what stack_guard_probe() said, or false to do without. */
-void stack_pool_init(struct stack_pool *pool, size_t stacks_max, bool guard_by_madvise);
+/* guard_by_madvise: what stack_guard_probe() said, or false to do without. With a `total` there are
+ * at most stacks_max stacks in all pools that share it; NULL: no limit. */
+void stack_pool_init(struct stack_pool *pool, uint8_t number, size_t stacks_max, size_t *total,
+                     bool guard_by_madvise);
 
 /* Unmaps everything; no stack may be in use. */
 void stack_pool_finish(struct stack_pool *pool);
@@ -115,8 +137,7 @@ COLD int stack_reserve_more(struct stack_pool *pool, int size_class);
 static inline int stack_reserve(struct stack_pool *pool, int size_class)
 {
     struct stack_class *c = &pool->classes[size_class];
-    if (unlikely(c->promised == c->warm_count + c->cold_count ||
-                 pool->stacks >= pool->stacks_max)) {
+    if (unlikely(c->promised == c->warm_count + c->cold_count || pool->total)) {
         int rc = stack_reserve_more(pool, size_class);
         if (rc < 0)
             return rc;
@@ -126,12 +147,23 @@ static inline int stack_reserve(struct stack_pool *pool, int size_class)
     return 0;
 }
 
+/* One less of all that the limit is for. */
+static inline void stack_total_less(const struct stack_pool *pool)
+{
+    if (unlikely(pool->total))
+        __atomic_fetch_sub(pool->total, 1, __ATOMIC_RELAXED);
+}
+
 static inline void stack_unreserve(struct stack_pool *pool, int size_class)
 {
     wh_assert(pool->classes[size_class].promised > 0);
     pool->classes[size_class].promised--;
     pool->stacks--;
+    stack_total_less(pool);
 }
+
+/* The same, by a thread that is not the owner. */
+void stack_unreserve_from_outside(struct stack_pool *pool, int size_class);
 
 /* Takes a stack that was reserved. */
 static inline struct stack *stack_take(struct stack_pool *pool, int size_class, void *owner)
@@ -168,7 +200,15 @@ static inline void stack_give(struct stack_pool *pool, struct stack *stack)
     c->warm_count++;
     c->taken--;
     pool->stacks--;
+    stack_total_less(pool);
 }
+
+/* stack_give() by a thread that is not the owner. The caller may still be running on the stack if
+ * the owner cannot take it before it has left. */
+void stack_return(struct stack_pool *pool, struct stack *stack);
+
+/* The owner takes note of what others have returned and need not have reserved any more. */
+void stack_pool_collect(struct stack_pool *pool);
 
 /* Gives it to one who has reserved a stack of the same class: as giving it back and taking it. */
 static inline void stack_pass(struct stack_pool *pool, struct stack *stack, void *owner)
@@ -177,6 +217,7 @@ static inline void stack_pass(struct stack_pool *pool, struct stack *stack, void
     wh_assert(pool->classes[stack->size_class].promised > 0);
     pool->classes[stack->size_class].promised--;
     pool->stacks--;
+    stack_total_less(pool);
     stack->was_cold = false;
     stack->owner = owner;
 }
@@ -203,9 +244,10 @@ bool stack_pool_give_back(struct stack_pool *pool, unsigned stacks_max);
 /* The next prepared slot of the pool, around and around; NULL at the end of each round. */
 struct stack *stack_scan_next(struct stack_pool *pool);
 
-/* The stack whose guard holds the address, or NULL. Async-signal-safe. */
+/* The stack whose guard holds the address, or NULL. Async-signal-safe, and for any thread. */
 struct stack *stack_of_guard(const struct stack_pool *pool, const void *address);
 
+/* For any thread. */
 size_t stack_pool_resident_bytes(const struct stack_pool *pool);
 
 void stack_pool_validate(const struct stack_pool *pool);

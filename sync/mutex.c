@@ -23,71 +23,141 @@ static inline bool holds(const wh_mutex *mutex, const wh_coro *self)
     return mutex->holder == self && mutex->holder_id == self->id;
 }
 
-/* The descriptor in `holder` is the caller's. */
-COLD static void lock_again(const wh_mutex *mutex, const wh_coro *self)
-{
-    coro_misuse(self, "wh_mutex_lock",
-                holds(mutex, self) ? "locks a mutex that it holds already"
-                                   : "locks a mutex whose holder has ended");
-}
-
-__attribute__((noinline)) static int lock_wait(wh_coro *self, wh_mutex *mutex)
+/* Who waits for a mutex whose holder is the waiter itself would do so for ever; the descriptor in
+ * `holder` is the caller's. */
+static inline void check_not_own(const wh_mutex *mutex, const wh_coro *self)
 {
     if (unlikely(mutex->holder == self))
-        lock_again(mutex, self);
+        coro_misuse(self, "wh_mutex_lock",
+                    holds(mutex, self) ? "locks a mutex that it holds already"
+                                       : "locks a mutex whose holder has ended");
+}
+
+/* The object's lock is held, if shared, and given here. */
+__attribute__((noinline)) static int lock_wait(wh_coro *self, wh_mutex *mutex, bool shared)
+{
+    check_not_own(mutex, self);
     int rc = ended(self);
-    if (unlikely(rc < 0))
-        return refuse(self, rc);
-    return queue_park(self, queue_of(&mutex->waiters), &wait_mutex);
+    if (unlikely(rc < 0)) {
+        object_unlock(shared, &mutex->lock);
+        return leave(self, refuse(self, rc));
+    }
+    return leave(self,
+                 queue_wait(self, queue_of(&mutex->waiters), &mutex->lock, shared, &wait_mutex));
+}
+
+__attribute__((always_inline)) static inline int lock(wh_coro *self, wh_mutex *mutex, bool shared)
+{
+    object_lock(shared, &mutex->lock);
+    if (unlikely(mutex->holder))
+        return lock_wait(self, mutex, shared);
+    hold(mutex, self);
+    object_unlock(shared, &mutex->lock);
+    return leave(self, 0);
+}
+
+__attribute__((noinline)) static int lock_shared(wh_coro *self, wh_mutex *mutex)
+{
+    return lock(self, mutex, true);
 }
 
 int wh_mutex_lock(wh_mutex *mutex)
 {
-    wh_coro *self = self_or_panic("wh_mutex_lock");
-    if (likely(!mutex->holder)) {
-        hold(mutex, self);
-        return 0;
-    }
-    return lock_wait(self, mutex);
+    wh_coro *self = enter("wh_mutex_lock");
+    if (unlikely(self->worker->shared))
+        return lock_shared(self, mutex);
+    return lock(self, mutex, false);
 }
 
 int wh_mutex_try_lock(wh_mutex *mutex)
 {
-    wh_coro *self = self_or_panic("wh_mutex_try_lock");
-    if (mutex->holder)
-        return -EBUSY;
-    hold(mutex, self);
-    return 0;
+    wh_coro *self = enter("wh_mutex_try_lock");
+    bool shared = self->worker->shared;
+    object_lock(shared, &mutex->lock);
+    int rc = mutex->holder ? -EBUSY : 0;
+    if (rc == 0)
+        hold(mutex, self);
+    object_unlock(shared, &mutex->lock);
+    return leave(self, rc);
+}
+
+__attribute__((noinline)) static void hand_on(wh_mutex *mutex, bool shared)
+{
+    struct waiter *next = queue_take(queue_of(&mutex->waiters), shared);
+    if (next)
+        hold(mutex, next->coro);
+    else
+        mutex->holder = NULL;
+    object_unlock(shared, &mutex->lock);
+    if (next)
+        waiter_wake(next, 0, shared);
+}
+
+void mutex_unlock(wh_mutex *mutex, bool shared)
+{
+    if (likely(queue_empty(&mutex->waiters))) {
+        mutex->holder = NULL;
+        object_unlock(shared, &mutex->lock);
+    } else {
+        hand_on(mutex, shared);
+    }
+}
+
+static const char not_held[] = "unlocks a mutex that it does not hold";
+
+__attribute__((noinline)) static void unlock_anywhere(wh_mutex *mutex)
+{
+    INSIDE_ANYWHERE(self, "wh_mutex_unlock");
+    bool shared = shared_here();
+    object_lock(shared, &mutex->lock);
+    /* A thread that is no worker unlocks for a coroutine. */
+    if (unlikely(self ? !holds(mutex, self) : !mutex->holder))
+        coro_misuse(self, "wh_mutex_unlock", not_held);
+    mutex_unlock(mutex, shared);
 }
 
 void wh_mutex_unlock(wh_mutex *mutex)
 {
-    wh_coro *self = self_or_panic("wh_mutex_unlock");
-    if (unlikely(!holds(mutex, self)))
-        coro_misuse(self, "wh_mutex_unlock", "unlocks a mutex that it does not hold");
-    if (likely(queue_empty(&mutex->waiters))) {
-        mutex->holder = NULL;
+    struct worker *w = worker_tls;
+    if (unlikely(!w)) {
+        unlock_anywhere(mutex);
         return;
     }
-    struct waiter *next = queue_take(queue_of(&mutex->waiters));
-    hold(mutex, next->coro);
-    waiter_wake(next, 0);
+    where_set(w, IN_RUNTIME);
+    if (unlikely(w->shared || !queue_empty(&mutex->waiters))) {
+        unlock_anywhere(mutex);
+        where_set(w, IN_USER);
+        return;
+    }
+    if (unlikely(!holds(mutex, w->current)))
+        coro_misuse(wh_self(), "wh_mutex_unlock", not_held);
+    mutex->holder = NULL;
+    where_set(w, IN_USER);
 }
 
 /* Locks whatever the context says. Not the deadline either: it is not armed. */
-wh_mutex *wh_mutex_enter_(wh_mutex *mutex)
+void mutex_enter(wh_coro *self, wh_mutex *mutex)
 {
-    wh_coro *self = self_or_panic("WH_LOCKED");
+    bool shared = self->worker->shared;
+    object_lock(shared, &mutex->lock);
     if (likely(!mutex->holder)) {
         hold(mutex, self);
-        return mutex;
+        object_unlock(shared, &mutex->lock);
+        return;
     }
-    if (unlikely(mutex->holder == self))
-        lock_again(mutex, self);
+    check_not_own(mutex, self);
     self->waiter.coro = self;
+    park_begin(self, &wait_mutex_shielded);
     list_push_back(queue_of(&mutex->waiters), &self->waiter.link);
-    park(self, &wait_mutex_shielded);
+    object_unlock(shared, &mutex->lock);
+    park_end(self);
     wh_assert(mutex->holder == self);
+}
+
+wh_mutex *wh_mutex_enter_(wh_mutex *mutex)
+{
+    INSIDE(self, "WH_LOCKED");
+    mutex_enter(self, mutex);
     return mutex;
 }
 

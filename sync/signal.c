@@ -7,7 +7,7 @@
  * slots: a fixed array, so that nothing it looks at can go away. A run that asks for signals takes
  * a slot and starts a reader, a coroutine that waits on the slot's eventfd, sends what is pending,
  * and takes everything down when it is cancelled: by the last wh_signal_stop(), or the run's end. A
- * run that gives its coroutines no time for that does it itself (run_over()).
+ * run that gives its coroutines no time for that does it itself (signals_over()).
  *
  * A slot's life, and who may touch its descriptor:
  *
@@ -19,6 +19,9 @@
  * looks at `busy`. Both are sequentially consistent: so either the handler sees 0 and leaves the
  * descriptor alone, or the closer sees it busy and waits. A closer that is interrupted by a handler
  * on its own thread goes on when that is through.
+ *
+ * A run's wishes are under a lock of their own, so that any worker may ask and the reader run on
+ * any.
  *
  * What was installed before is kept for each signal, and put back when no run wants it any more;
  * that, and taking slots, is under a lock that no handler takes.
@@ -54,7 +57,7 @@ struct wish {
     uint64_t numbers;
 };
 
-/* Of a run; its worker's thread only. */
+/* Of a run; under wishes_lock, as run->signals is. */
 struct signals {
     struct slot *slot;
     struct wish *wishes;
@@ -62,7 +65,8 @@ struct signals {
     struct run_hook hook; /* listed while it lives */
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* may be taken under the next one */
+static pthread_mutex_t wishes_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct slot slots[RUNS_MAX];
 static struct {
     unsigned runs; /* that want it */
@@ -202,8 +206,8 @@ static void send_pending(const struct signals *signals)
     for (int number = 1; number <= NUMBERS; number++)
         for (struct wish *wish = signals->wishes; wish && pending & bit_of(number);
              wish = wish->next)
-            if (wish->numbers & bit_of(number) && !wish->ch->closed)
-                (void)wh_chan_try_send_(wish->ch, &number);
+            if (wish->numbers & bit_of(number))
+                (void)chan_offer(wish->ch, &number);
 }
 
 static void take_down(struct signals *signals)
@@ -211,12 +215,12 @@ static void take_down(struct signals *signals)
     while (signals->wishes)
         wish_drop(signals, &signals->wishes);
     slot_leave(signals->slot);
-    list_unlink(&signals->hook.link);
+    list_remove(&signals->hook.link);
     mem_free(signals);
 }
 
 /* The run is over and the reader was abandoned. */
-static void run_over(struct run_hook *hook)
+static void signals_over(struct run_hook *hook)
 {
     struct signals *signals = container_of(hook, struct signals, hook);
     for (struct wish *wish = signals->wishes; wish; wish = wish->next) {
@@ -227,20 +231,24 @@ static void run_over(struct run_hook *hook)
     take_down(signals);
 }
 
-static void read_signals(struct signals *signals)
+static void read_signals(struct signals *signals, struct run *run)
 {
-    struct worker *w = worker_tls;
     uint64_t count;
-    while (wh_read(signals->slot->fd, &count, sizeof count) > 0)
+    while (wh_read(signals->slot->fd, &count, sizeof count) > 0) {
+        pthread_mutex_lock(&wishes_lock);
         send_pending(signals);
-    if (w->signals == signals)
-        w->signals = NULL; /* the run ends */
+        pthread_mutex_unlock(&wishes_lock);
+    }
+    pthread_mutex_lock(&wishes_lock);
+    if (run->signals == signals)
+        run->signals = NULL; /* the run ends */
     take_down(signals);
+    pthread_mutex_unlock(&wishes_lock);
 }
 
 static int signals_create(struct worker *w)
 {
-    static struct wh_site site = {.file = "wh_signal_notify", .function = "signals", .args = 1};
+    static struct wh_site site = {.file = "wh_signal_notify", .function = "signals", .args = 2};
     int rc = -ENOMEM;
     struct signals *signals = mem_zalloc(sizeof *signals);
     if (!signals)
@@ -251,11 +259,11 @@ static int signals_create(struct worker *w)
     rc = slot_take(&signals->slot);
     if (rc < 0)
         goto unreserve;
-    signals->hook.over = run_over;
-    list_push_back(&w->run_hooks, &signals->hook.link);
-    const uintptr_t words[] = {(uintptr_t)signals};
+    signals->hook.over = signals_over;
+    list_push_back(&w->run->run_hooks, &signals->hook.link);
+    const uintptr_t words[] = {(uintptr_t)signals, (uintptr_t)w->run};
     coro_start(signals->reader, &site, (void (*)(void))read_signals, words);
-    w->signals = signals;
+    w->run->signals = signals;
     return 0;
 
 unreserve:
@@ -305,10 +313,11 @@ static struct wish *wish_of(struct signals *signals, wh_chan *ch)
 }
 
 /* Nobody wants anything: the reader ends and takes it all down. */
-static void signals_end(struct worker *w)
+static void signals_end(struct run *run)
 {
-    wh_coro *reader = w->signals->reader;
-    w->signals = NULL;
+    wh_assert(run->signals);
+    wh_coro *reader = run->signals->reader;
+    run->signals = NULL;
     wh_cancel(reader);
 }
 
@@ -332,35 +341,49 @@ static int add(struct signals *signals, wh_chan *ch, int number)
     return 0;
 }
 
-int wh_signal_notify_(wh_chan *ch, int number)
+static int notify(struct worker *w, wh_chan *ch, int number)
 {
-    wh_coro *self = self_or_panic("wh_signal_notify");
-    struct worker *w = self->worker;
-    if (unlikely(!ch))
-        coro_misuse(self, "wh_signal_notify", "asks for signals on a NULL channel");
-    if (!can_be_asked_for(number))
-        return -EINVAL;
-    if (w->ending)
-        return -ECANCELED;
-    if (!w->signals) {
+    struct run *run = w->run;
+    if (!run->signals) {
         int rc = signals_create(w);
         if (rc < 0)
             return rc;
     }
-    int rc = add(w->signals, ch, number);
-    if (rc < 0 && !all_wishes(w->signals))
-        signals_end(w);
+    struct signals *signals = run->signals;
+    wh_assert(signals);
+    int rc = add(signals, ch, number);
+    if (rc < 0 && !all_wishes(signals))
+        signals_end(run);
+    return rc;
+}
+
+int wh_signal_notify_(wh_chan *ch, int number)
+{
+    INSIDE(self, "wh_signal_notify");
+    if (unlikely(!ch))
+        coro_misuse(self, "wh_signal_notify", "asks for signals on a NULL channel");
+    if (!can_be_asked_for(number))
+        return -EINVAL;
+    if (self->worker->ending)
+        return -ECANCELED;
+    pthread_mutex_lock(&wishes_lock);
+    int rc = notify(self->worker, ch, number);
+    pthread_mutex_unlock(&wishes_lock);
     return rc;
 }
 
 void wh_signal_stop_(wh_chan *ch)
 {
-    struct worker *w = self_or_panic("wh_signal_stop")->worker;
-    if (!w->signals)
-        return;
-    struct wish **at = wish_at(w->signals, ch);
-    if (*at)
-        wish_drop(w->signals, at);
-    if (!all_wishes(w->signals))
-        signals_end(w);
+    INSIDE(self, "wh_signal_stop");
+    struct run *run = self->worker->run;
+    pthread_mutex_lock(&wishes_lock);
+    struct signals *signals = run->signals;
+    if (signals) {
+        struct wish **at = wish_at(signals, ch);
+        if (*at)
+            wish_drop(signals, at);
+        if (!all_wishes(signals))
+            signals_end(run);
+    }
+    pthread_mutex_unlock(&wishes_lock);
 }

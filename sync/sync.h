@@ -8,11 +8,17 @@
  *   - Whoever serves a waiter completes the whole transfer before it wakes it: the element is
  *     copied, the lock is the other's, the units are taken. A waiter that was served has nothing
  *     left to do, so nothing that happens before it runs can take it back.
- *   - A waiter that is interrupted is off its queue at once, by its kind's withdraw. So it is
- *     served or interrupted, never both.
+ *   - Serving and interrupting begin with claiming, so a waiter is served or interrupted, never
+ *     both. One that was interrupted is stale from then on, and gone when its call returns.
  *
- * All of it belongs to one worker; nothing is atomic. The objects of whorl/sync.h are in the user's
- * memory and zeroed at first, so their queues are made when somebody first waits.
+ * Each object has a lock of one byte, which is taken only while several threads may touch it (see
+ * "alone" in sched/sched.h). Under it the object is changed and waiters are claimed; they are made
+ * ready when it has been given, because an object may be gone as soon as one that it served runs.
+ * At most one such lock is held at a time; only a select holds several, of channels alone, taken in
+ * the order of their addresses.
+ *
+ * The objects of whorl/sync.h are in the user's memory and zeroed at first, so their queues are
+ * made when somebody first waits. An object must outlive every call on it.
  */
 #ifndef SYNC_SYNC_H
 #define SYNC_SYNC_H
@@ -55,6 +61,11 @@ static inline bool queue_empty(const struct wh_queue *queue)
  * linked (see waiter_waits): the ends below skip them.
  *
  * A waiter's data: the element to send, or where the received one goes (NULL: nowhere).
+ *
+ * Memory. A channel is freed with its last hold. It may be given back as soon as those who wait on
+ * it have been served, and even while some that were interrupted have not run since, whose waiters
+ * are still linked: `waiting` counts the waiters that nobody has served, and the last of the two
+ * counts that comes to zero frees it.
  */
 struct wh_chan {
     struct list receivers;
@@ -63,16 +74,19 @@ struct wh_chan {
     size_t head;
     size_t capacity;
     size_t elem_bytes;
-    uint32_t refs;
+    uint32_t refs;    /* holds */
+    uint32_t waiting; /* waiters: counted off by who serves them, or by themselves */
     bool closed;
+    uint8_t lock;
     char slots[] __attribute__((aligned(16)));
 };
 
 /* What wakes who waits on a channel. */
 enum chan_wake {
-    CHAN_ENDED = 0, /* a receiver: closed and empty */
-    CHAN_DONE = 1,  /* an element went over */
-    CHAN_CLOSED = 2 /* a sender: closed, which is a programmer's error */
+    CHAN_ENDED = 0,  /* a receiver: closed and empty */
+    CHAN_DONE = 1,   /* an element went over */
+    CHAN_CLOSED = 2, /* a sender: closed, which is a programmer's error */
+    CHAN_REFUSED = 3 /* a sender: nobody will receive (pool.c) */
 };
 
 /* The usual sizes are moved in a register. */
@@ -109,15 +123,26 @@ static inline bool chan_can_recv(wh_chan *ch)
     return ch->len || ch->closed || queue_first(&ch->senders);
 }
 
-/* Sends if it can be done at once. Returns whether it was. The caller has seen to a closed one. */
-static inline bool chan_send_now(wh_chan *ch, const void *elem)
+/* Takes the first that waits, to be served. */
+static inline struct waiter *chan_take(wh_chan *ch, struct list *queue, bool shared)
 {
-    struct waiter *receiver = queue_take(&ch->receivers);
+    struct waiter *waiter = queue_take(queue, shared);
+    if (waiter)
+        ch->waiting--;
+    return waiter;
+}
+
+/* Sends if it can be done at once. Returns whether it was; who is then to be woken with CHAN_DONE,
+ * when the lock has been given, is in *ret_woken. The caller has seen to a closed one. */
+static inline bool chan_send_now(wh_chan *ch, const void *elem, bool shared,
+                                 struct waiter **ret_woken)
+{
+    struct waiter *receiver = chan_take(ch, &ch->receivers, shared);
+    *ret_woken = receiver;
     if (receiver) {
         wh_assert_slow(!ch->len);
         if (receiver->data)
             elem_copy(receiver->data, elem, ch->elem_bytes);
-        waiter_wake(receiver, CHAN_DONE);
         return true;
     }
     if (ch->len == ch->capacity)
@@ -127,20 +152,22 @@ static inline bool chan_send_now(wh_chan *ch, const void *elem)
     return true;
 }
 
-/* Receives if it can be done at once: CHAN_DONE; CHAN_ENDED; or -EAGAIN. */
-__attribute__((always_inline)) static inline int chan_recv_now(wh_chan *ch, void *elem)
+/* Receives if it can be done at once: CHAN_DONE; CHAN_ENDED; or -EAGAIN. *ret_woken: as above. */
+__attribute__((always_inline)) static inline int chan_recv_now(wh_chan *ch, void *elem, bool shared,
+                                                               struct waiter **ret_woken)
 {
     struct waiter *sender;
+    *ret_woken = NULL;
     if (ch->len) {
         if (elem)
             elem_copy(elem, chan_slot(ch, ch->head), ch->elem_bytes);
-        sender = queue_take(&ch->senders);
+        sender = chan_take(ch, &ch->senders, shared);
         if (sender)
             elem_copy(chan_slot(ch, ch->head), sender->data, ch->elem_bytes); /* it is full */
         else
             ch->len--;
         ch->head = chan_wrap(ch, ch->head + 1);
-    } else if ((sender = queue_take(&ch->senders))) {
+    } else if ((sender = chan_take(ch, &ch->senders, shared))) {
         if (elem)
             elem_copy(elem, sender->data, ch->elem_bytes);
     } else if (ch->closed) {
@@ -150,27 +177,55 @@ __attribute__((always_inline)) static inline int chan_recv_now(wh_chan *ch, void
     } else {
         return -EAGAIN;
     }
-    if (sender)
-        waiter_wake(sender, CHAN_DONE);
+    *ret_woken = sender;
     return CHAN_DONE;
 }
 
-/* Ends the wait of all who wait to send, with this result, -errno. */
-void chan_refuse_senders(wh_chan *ch, int rc);
+/* For one whose wait was interrupted, or served by something else: takes its waiter off. The
+ * channel may be freed by that. */
+void chan_leave(wh_chan *ch, struct waiter *waiter, bool shared);
+
+/* Sends if that can be done at once, to a channel that others may close at any time. */
+bool chan_offer(wh_chan *ch, const void *elem);
+
+/* The public call, for others in the runtime. Returns false when it was closed already. */
+bool chan_close(wh_chan *ch);
 
 void chan_validate(wh_chan *ch);
 
 /* ---- Timers (timer.c) ---- */
 
+/* Lives on the worker that made it, where its alarm is; see timer.c. */
 struct wh_timer {
-    struct alarm alarm;
+    struct alarm alarm; /* its worker only */
+    struct post post;   /* to have the alarm armed anew, or everything freed */
+    struct worker *worker;
+    /* under lock */
+    uint8_t lock;
+    bool posted;
+    bool destroyed;
+    bool pending; /* a tick that nobody has taken; no further one comes until it is */
+    uint32_t waiting;
     struct list waiters;
-    int64_t next_ns;   /* the next tick, or, pending, the one that is */
+    int64_t next_ns;   /* the next tick, or, pending, the one that is; WH_NEVER: none */
     int64_t period_ns; /* 0: none after this one */
-    bool pending;      /* a tick that nobody has taken; the alarm is not armed then */
 };
 
-/* Takes the tick that is pending. */
-void timer_take(wh_timer *timer);
+/* Takes the tick that is pending, if there is one. Returns whether there was. */
+bool timer_take(struct worker *w, wh_timer *timer, bool shared);
+
+bool timer_is_pending(wh_timer *timer, bool shared);
+
+/* A waiter is off the timer's queue, and was not served; gives the lock. */
+void timer_leave(struct worker *w, wh_timer *timer, struct waiter *waiter, bool shared);
+
+/* ---- Others ---- */
+
+/* Unlocks; the object's lock is held, if shared, and given. */
+void mutex_unlock(wh_mutex *mutex, bool shared);
+/* Locks, whatever the context says. */
+void mutex_enter(wh_coro *self, wh_mutex *mutex);
+
+bool event_is_set(wh_event *event, bool shared);
 
 #endif

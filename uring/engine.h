@@ -14,7 +14,8 @@
  * result is whatever truly happened (invariant 2): a cancel that came too late changes nothing.
  *
  * There is to be more than one engine (io_uring; a simulated one; epoll), so nothing here names a
- * ring. An engine belongs to the thread that created it. It has never heard of coroutines.
+ * ring. An engine belongs to the thread that created it; others may only wake it. It has never
+ * heard of coroutines.
  */
 #ifndef URING_ENGINE_H
 #define URING_ENGINE_H
@@ -124,6 +125,9 @@ struct engine_type {
      * nothing to do.
      */
     void (*wait)(struct engine *engine, int64_t until_ns, struct op_list *done);
+    /* Ends the sleep in `wait`, or that of the next one, perhaps with no completion. For any
+     * thread; async-signal-safe. One system call. */
+    void (*wake)(struct engine *engine);
     void (*stats)(const struct engine *engine, struct engine_stats *ret_stats);
 };
 

@@ -20,6 +20,11 @@
  * (EAGAIN), or wants its completions taken first (EBUSY), we take them and try again, in steps of a
  * millisecond: the operations in flight are what gives memory back.
  *
+ * Waking. Another thread posts an empty completion (user_data 0, as a cancel's) into the ring by a
+ * message that needs no ring of its own, where the kernel has that. Elsewhere it writes to an
+ * eventfd, which the ring polls with one multishot operation (user_data 1). The eventfd is never
+ * read: each write is an edge, and its count has room for ever.
+ *
  * All system calls go through io_uring_enter2(), which tests wrap to inject faults.
  */
 #include "uring/ring.h"
@@ -28,17 +33,23 @@
 
 #include <errno.h>
 #include <liburing.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 /* Newer than some headers that we build with. */
 #ifndef IORING_FEAT_NO_IOWAIT
 #define IORING_FEAT_NO_IOWAIT (1U << 17)
 #endif
-#define ENTER_ABS_TIMER (1U << 5)
-#define ENTER_NO_IOWAIT (1U << 7)
-#define REGISTER_CLOCK  29
+#define ENTER_ABS_TIMER        (1U << 5)
+#define ENTER_NO_IOWAIT        (1U << 7)
+#define REGISTER_CLOCK         29
+#define REGISTER_SEND_MSG_RING 31
+
+/* user_data that is no operation's address. */
+enum { DATA_NOTHING = 0, DATA_WAKE = 1 };
 
 enum {
     ENTRIES_MIN = 8,
@@ -56,6 +67,8 @@ struct ring {
     unsigned enter_flags;
     struct caps caps;
     struct op_list done; /* taken early, to be handed out by the next wait */
+    int wake_fd;         /* an eventfd, or -1: by message */
+    bool wake_armed;     /* wake_fd is being polled */
     struct engine_stats stats;
 };
 
@@ -76,9 +89,12 @@ static void reap(struct ring *r)
 
     for (; head != tail; head++) {
         const struct io_uring_cqe *cqe = &cq->cqes[head & cq->ring_mask];
-        struct op *op = (struct op *)(uintptr_t)cqe->user_data;
-        if (!op)
+        if (unlikely(cqe->user_data <= DATA_WAKE)) {
+            if (cqe->user_data == DATA_WAKE && !(cqe->flags & IORING_CQE_F_MORE))
+                r->wake_armed = false;
             continue;
+        }
+        struct op *op = (struct op *)(uintptr_t)cqe->user_data;
         wh_assert(op->state == OP_IN_FLIGHT || op->state == OP_CANCELLING);
         wh_assert(!(cqe->flags & IORING_CQE_F_MORE));
         op->res = likely(cqe->res > -RESTART_FIRST) ? cqe->res : -EINTR;
@@ -212,10 +228,42 @@ static bool ring_ready(const struct engine *engine)
            (kernel_flags(r) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW));
 }
 
+/* Polls the eventfd by which we are woken. */
+COLD static void wake_arm(struct ring *r)
+{
+    struct io_uring_sqe *sqe = sqe_take(r);
+    memset(sqe, 0, sizeof *sqe);
+    sqe->opcode = IORING_OP_POLL_ADD;
+    sqe->fd = r->wake_fd;
+    sqe->poll32_events = POLLIN;
+    sqe->len = IORING_POLL_ADD_MULTI;
+    sqe->user_data = DATA_WAKE;
+    r->wake_armed = true;
+}
+
+static void ring_wake(struct engine *engine)
+{
+    const struct ring *r = ring_of(engine);
+    if (r->wake_fd >= 0) {
+        const uint64_t one = 1;
+        if (write(r->wake_fd, &one, sizeof one) < 0)
+            return; /* the count is full: it has been woken often enough */
+        return;
+    }
+    struct io_uring_sqe sqe = {.opcode = IORING_OP_MSG_RING, .fd = r->uring.ring_fd};
+    int rc;
+    do /* -EAGAIN, -ENOMEM: the kernel has no memory for the message now */
+        rc = io_uring_register(-1u, REGISTER_SEND_MSG_RING, &sqe, 1);
+    while (rc == -EINTR || rc == -EAGAIN || rc == -ENOMEM);
+    wh_assert(rc >= 0 || rc == -EOVERFLOW); /* full: it has much to wake up for */
+}
+
 static void ring_wait(struct engine *engine, int64_t until_ns, struct op_list *done)
 {
     struct ring *r = ring_of(engine);
     reap(r);
+    if (unlikely(r->wake_fd >= 0 && !r->wake_armed))
+        wake_arm(r);
 
     /* Without the flag only entering tells whether there is work. */
     bool work = io_uring_sq_ready(&r->uring) || !r->caps.taskrun_flag ||
@@ -249,6 +297,8 @@ static void ring_destroy(struct engine *engine)
     struct ring *r = ring_of(engine);
     wh_assert(r->stats.in_flight == 0);
     io_uring_queue_exit(&r->uring);
+    if (r->wake_fd >= 0)
+        close(r->wake_fd);
     mem_free(r);
 }
 
@@ -259,6 +309,7 @@ static const struct engine_type ring_type = {
     .cancel = ring_cancel,
     .ready = ring_ready,
     .wait = ring_wait,
+    .wake = ring_wake,
     .stats = ring_stats,
 };
 
@@ -324,6 +375,11 @@ static void probe_features(struct ring *r)
     caps->abs_timer = !caps_masked("abs_timer") &&
                       io_uring_register((unsigned)uring->ring_fd, REGISTER_CLOCK, clock, 0) == 0;
 
+    /* A message that asks for nothing to a ring that is none: -EBADF where messages are known. */
+    struct io_uring_sqe message = {.opcode = IORING_OP_MSG_RING, .fd = -1};
+    caps->msg_sync = !caps_masked("msg_sync") &&
+                     io_uring_register(-1u, REGISTER_SEND_MSG_RING, &message, 1) == -EBADF;
+
     if (caps->ring_fd)
         r->enter_flags |= IORING_ENTER_REGISTERED_RING;
     if (caps->no_iowait)
@@ -353,6 +409,18 @@ int ring_create(unsigned entries, struct engine **ret_engine)
         return rc == -EINVAL ? -ENOSYS : rc;
     }
     probe_features(r);
+    r->wake_fd = -1;
+    if (!r->caps.msg_sync) {
+        r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (r->wake_fd < 0) {
+            rc = -errno;
+            report("cannot make an eventfd to wake a worker with (%s): %s", strerror(-rc),
+                   setup_cure(rc));
+            io_uring_queue_exit(&r->uring);
+            mem_free(r);
+            return rc;
+        }
+    }
     wh_assert(r->caps.ext_arg); /* older than the floor, which setup has checked */
     *ret_engine = &r->engine;
     return 0;

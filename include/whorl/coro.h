@@ -17,8 +17,8 @@
  * a lambda without captures is a function too, and a null pointer is passed as nullptr (NULL and 0
  * are numbers by then).
  *
- * A coroutine that was started runs when its starter parks, yields or ends, in the order of
- * starting.
+ * With one worker a coroutine that was started runs when its starter parks, yields or ends, in the
+ * order of starting. With more, any worker that has nothing else to do takes it, maybe at once.
  */
 #ifndef WHORL_CORO_H
 #define WHORL_CORO_H
@@ -54,6 +54,14 @@ struct wh_site {
 typedef struct wh_spawn_options {
     const char *name;   /* copied, at most 31 bytes kept; default: the function's name */
     size_t stack_bytes; /* rounded up to a class; default: the run's */
+    /* Runs it on this worker, 1 to the run's number of them, and nowhere else: for one listener on
+     * each. Default: any, and then where it first ran. */
+    unsigned worker;
+    /* Lets it move to another worker whenever a call that may park returns; so does what it starts.
+     * Compilers take it for granted that a function stays on its thread: what the coroutine keeps
+     * across such a call must not be the address of a thread-local variable (errno is one), a lock
+     * that belongs to a thread (pthread_mutex_lock(3)), or anything else that is a thread's. */
+    bool migrate;
 } wh_spawn_options;
 
 /*
@@ -69,7 +77,7 @@ typedef struct wh_spawn_options {
  * wh_spawn(&coro, options, fn, args...): the same, and stores a handle that must be given to
  * wh_join() or wh_detach() exactly once, by a coroutine of the same run and before the run ends.
  * options may be NULL. Does not park. Returns as wh_go(), and
- *   -EINVAL   stack_bytes is larger than the largest class (8 MiB)
+ *   -EINVAL   stack_bytes is larger than the largest class (8 MiB), or there is no such worker
  * On failure the handle is left untouched.
  */
 #define wh_spawn(ret_coro, options, ...) WH_START_(wh_start_, (ret_coro), (options), __VA_ARGS__)
@@ -102,6 +110,13 @@ WH_API void wh_cancel(wh_coro *coro);
 
 /* Lets the other runnable coroutines run first. Parks only in that sense: it never fails. */
 WH_API void wh_yield(void);
+
+/* The number of the worker that runs this, 1 and up; 0 outside of a run. It may be another one
+ * after the next call that may park, if the coroutine has leave to migrate. */
+WH_API unsigned wh_worker(void);
+
+/* How many workers the run has. Does not park. */
+WH_API unsigned wh_workers(void);
 
 /* The running coroutine, borrowed; NULL outside of one. */
 WH_API wh_coro *wh_self(void);

@@ -1,8 +1,10 @@
 /*
  * whorl/run.h: starting and ending a run.
  *
- * A run is one worker (the calling thread), one ring and the coroutines that live on them. Several
- * threads may each have a run of their own at the same time; they share nothing but the process.
+ * A run is a number of workers and the coroutines that live on them. A worker is a thread (the
+ * first is the calling one) with a ring of its own. A coroutine first runs on any of them and then
+ * stays there, unless it has leave to migrate. Several threads may each have a run of their own at
+ * the same time; they share nothing but the process.
  */
 #ifndef WHORL_RUN_H
 #define WHORL_RUN_H
@@ -31,12 +33,22 @@ typedef struct wh_options {
     /* After the root returned and everything else was cancelled: how long the rest may take to end.
      * -1: do not wait at all. Default 5 s. WHORL_GRACE_NS. */
     int64_t grace_ns;
+    /* How many workers, 1 to 60. Default: the cores that the calling thread may use (its affinity,
+     * and no more than the quota of its control group). With one, coroutines run one at a time, and
+     * between two calls that may park nothing else runs: what they share needs no lock. With more,
+     * they run at the same time. WHORL_WORKERS. */
+    unsigned workers;
+    /* Binds each worker to one of those cores. Default: not. WHORL_PIN=1. */
+    bool pin;
+    /* Gives all coroutines leave to migrate: they may move to another worker at each call that may
+     * park. See wh_spawn_options.migrate for what that asks of them. WHORL_MIGRATE=1. */
+    bool migrate;
 } wh_options;
 
 /*
- * Runs root(arg) as the first coroutine on the calling thread, and everything it starts, until the
- * root returns. What is then left is cancelled (its calls return -ECANCELED) and given the grace
- * time; what would not end is named on standard error.
+ * Runs root(arg) as the first coroutine, on the calling thread, and everything it starts, on all
+ * workers, until the root returns. What is then left is cancelled (its calls return -ECANCELED) and
+ * given the grace time; what would not end is named on standard error.
  *
  * options may be NULL. It is read only during the call's start.
  *

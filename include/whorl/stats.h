@@ -17,6 +17,11 @@ typedef struct wh_stats {
     uint64_t coros_started;
     uint64_t coros_ended;
     uint64_t switches;
+    /* workers */
+    uint64_t workers;
+    uint64_t steals;       /* times one took work from another */
+    uint64_t coros_stolen; /* how many coroutines that were */
+    uint64_t wakes;        /* times one woke another that slept */
     /* stacks */
     uint64_t stacks_in_use;
     uint64_t stacks_warm;           /* free, their memory kept for the next coroutine */
@@ -39,8 +44,9 @@ typedef struct wh_stats {
     uint64_t sleeps;
 } wh_stats;
 
-/* Fills in the figures of the calling coroutine's run. Costs up to a millisecond when there are
- * many stacks (their memory is counted page by page). Does not park. */
+/* Fills in the figures of the calling coroutine's run: sums over its workers, those of the others
+ * as of a moment ago (at most a turn of their loops, or since they fell asleep). Costs up to a
+ * millisecond when there are many stacks (their memory is counted page by page). Does not park. */
 WH_API void wh_stats_get(wh_stats *ret_stats);
 
 /* Calls visit with each place that has started coroutines in this process (whorl/coro.h), newest

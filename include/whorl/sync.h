@@ -32,6 +32,7 @@ struct wh_queue {
 typedef struct wh_mutex {
     wh_coro *holder;
     uint32_t holder_id; /* descriptors are used again */
+    uint8_t lock;       /* of the object, for a few instructions; the same in all of them */
     struct wh_queue waiters;
 } wh_mutex;
 
@@ -57,6 +58,7 @@ WH_API void wh_mutex_unlock(wh_mutex *mutex);
 typedef struct wh_rwlock {
     wh_coro *writer;
     uint32_t readers;
+    uint8_t lock;
     struct wh_queue waiters;
 } wh_rwlock;
 
@@ -75,6 +77,7 @@ WH_API void wh_rwlock_write_unlock(wh_rwlock *lock);
 
 /* A condition variable, for something that is protected by a mutex. */
 typedef struct wh_cond {
+    uint8_t lock;
     struct wh_queue waiters;
 } wh_cond;
 
@@ -95,12 +98,13 @@ WH_API void wh_cond_broadcast(wh_cond *cond);
 /* A counting semaphore. Zeroed it has no units; `wh_sem s = WH_SEM(3)` has three. */
 typedef struct wh_sem {
     uint64_t units;
+    uint8_t lock;
     struct wh_queue waiters;
 } wh_sem;
 
 #define WH_SEM(count)  \
     {                  \
-        (count),       \
+        (count), 0,    \
         {              \
             NULL, NULL \
         }              \
@@ -123,6 +127,7 @@ WH_API void wh_sem_release(wh_sem *sem, uint64_t count);
 typedef struct wh_once {
     wh_coro *runner;
     bool done;
+    uint8_t lock;
     struct wh_queue waiters;
 } wh_once;
 
@@ -138,6 +143,7 @@ WH_API int wh_once_do(wh_once *once, void (*fn)(void *arg), void *arg);
 typedef struct wh_waitgroup {
     int64_t count;
     uint64_t leaving; /* woken and not yet returned */
+    uint8_t lock;
     struct wh_queue waiters;
 } wh_waitgroup;
 
@@ -154,6 +160,7 @@ WH_API int wh_waitgroup_wait(wh_waitgroup *group);
 /* A flag to wait for. */
 typedef struct wh_event {
     bool set;
+    uint8_t lock;
     struct wh_queue waiters;
 } wh_event;
 
@@ -170,6 +177,7 @@ WH_API int wh_event_wait(wh_event *event);
 typedef struct wh_barrier {
     uint32_t arrived;
     uint32_t parties; /* of the round under way */
+    uint8_t lock;
     struct wh_queue waiters;
 } wh_barrier;
 
@@ -196,6 +204,7 @@ WH_API wh_pool *wh_pool_create(unsigned workers, size_t queue) WH_MUST_CHECK;
  * not in that of who submitted it, and its result is dropped. They return 0; or, and then it will
  * not be called,
  *   -ETIMEDOUT, -ECANCELED   the context ended (wh_pool_submit)
+ *   -ECANCELED               the run is ending, and the workers have gone
  *   -EAGAIN                  the queue is full (wh_pool_try_submit)
  *   -EPIPE                   the pool is being destroyed
  */

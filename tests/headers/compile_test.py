@@ -92,7 +92,7 @@ int uses(wh_fd fd)
     wh_key key;
     wh_stats stats;
     char buf[16];
-    wh_spawn_options options = {"name", 16384};
+    wh_spawn_options options = {"name", 16384, 0, false};
     int i = 0;
     int rc = wh_go(none);
     rc |= wh_go(six, i++, 2L, "three", buf, sizeof buf, GREEN);

@@ -49,7 +49,7 @@ template <typename T, typename V> wh_options with(T wh_options::*field, V value)
 
 size_t stack_bytes_of_self()
 {
-    return stack_class_bytes(wh_self()->stack_class);
+    return stack_class_bytes(wh_self()->stack->size_class);
 }
 
 } // namespace

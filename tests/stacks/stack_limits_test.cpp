@@ -68,7 +68,7 @@ TEST_CASE("stacks: a hundred thousand guarded by madvise are a few mappings")
     }
     size_t before = mappings();
     struct stack_pool pool;
-    stack_pool_init(&pool, SIZE_MAX, true);
+    stack_pool_init(&pool, 0, SIZE_MAX, nullptr, true);
     std::vector<struct stack *> stacks;
     stacks.reserve(100000);
     REQUIRE(take_all(&pool, KIB_256, stacks, 100000) == 0);
@@ -123,7 +123,7 @@ TEST_CASE("stacks: guarded by mprotect, vm.max_map_count is a clear error and no
     }
     ChildEnd end = in_child([&] {
         struct stack_pool pool;
-        stack_pool_init(&pool, SIZE_MAX, false);
+        stack_pool_init(&pool, 0, SIZE_MAX, nullptr, false);
         std::vector<struct stack *> stacks;
         stacks.reserve(300000);
         CHILD_REQUIRE(take_all(&pool, KIB_256, stacks, 300000) == -ENOMEM);
@@ -146,7 +146,7 @@ TEST_CASE("stacks: guarded by mprotect, vm.max_map_count is a clear error and no
         stack_pool_finish(&pool);
 
         /* The process can go on. */
-        stack_pool_init(&pool, SIZE_MAX, false);
+        stack_pool_init(&pool, 0, SIZE_MAX, nullptr, false);
         stacks.clear();
         CHILD_REQUIRE(take_all(&pool, KIB_256, stacks, 1000) == 0);
         CHILD_REQUIRE(usable(&pool, stacks));
@@ -169,7 +169,7 @@ TEST_CASE("stacks: where the mappings end, the next class names their limit too"
     /* The first arena of a class is a mapping as well, and fails for the same cause. */
     ChildEnd end = in_child([&] {
         struct stack_pool pool;
-        stack_pool_init(&pool, SIZE_MAX, false);
+        stack_pool_init(&pool, 0, SIZE_MAX, nullptr, false);
         char *page = nullptr;
         for (;;) { /* every other page of its own protection: all mappings but a few */
             void *map = mmap(nullptr, PAGE_BYTES, page ? PROT_READ : PROT_NONE,
@@ -198,7 +198,7 @@ TEST_CASE("stacks: where address space ends, a reservation fails cleanly and wor
             const struct rlimit limit = {space, space};
             CHILD_REQUIRE(setrlimit(RLIMIT_AS, &limit) == 0);
             struct stack_pool pool;
-            stack_pool_init(&pool, SIZE_MAX, way);
+            stack_pool_init(&pool, 0, SIZE_MAX, nullptr, way);
             std::vector<struct stack *> stacks;
             stacks.reserve(1000);
             CHILD_REQUIRE(take_all(&pool, MIB_8, stacks, 1000) == -ENOMEM);
@@ -218,7 +218,7 @@ TEST_CASE("stacks: where address space ends, a reservation fails cleanly and wor
             CHILD_REQUIRE(usable(&pool, stacks));
             stack_pool_finish(&pool);
 
-            stack_pool_init(&pool, SIZE_MAX, way);
+            stack_pool_init(&pool, 0, SIZE_MAX, nullptr, way);
             stacks.clear();
             CHILD_REQUIRE(take_all(&pool, KIB_256, stacks, 1000) == 0);
             CHILD_REQUIRE(usable(&pool, stacks));

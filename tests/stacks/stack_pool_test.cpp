@@ -39,10 +39,12 @@ std::vector<bool> guard_ways()
 /* A pool that is checked and unmapped at the end of its scope. */
 struct Pool {
     struct stack_pool pool;
+    size_t total = 0;
 
     explicit Pool(bool guard_by_madvise, size_t stacks_max = SIZE_MAX)
     {
-        stack_pool_init(&pool, stacks_max, guard_by_madvise);
+        stack_pool_init(&pool, 0, stacks_max, stacks_max == SIZE_MAX ? nullptr : &total,
+                        guard_by_madvise);
     }
     Pool(const Pool &) = delete;
     Pool &operator=(const Pool &) = delete;
@@ -739,7 +741,7 @@ TEST_CASE("pool: the validator finds a pool that was tampered with")
     };
     for (const auto &damage : damages) {
         ChildEnd end = in_child([&] {
-            Pool pool(false);
+            Pool pool(false, 1000);
             struct stack *stacks[4];
             for (auto &stack : stacks) {
                 CHILD_REQUIRE(stack_reserve(&pool.pool, KIB_64) == 0);

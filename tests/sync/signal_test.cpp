@@ -107,8 +107,8 @@ class Raiser
 void until_alone()
 {
     Turns turn;
-    orders::pause_until(turn, [] { return live(worker_tls) == 1; });
-    CHECK(live(worker_tls) == 1);
+    orders::pause_until(turn, [] { return live(worker_tls->run) == 1; });
+    CHECK(live(worker_tls->run) == 1);
 }
 
 } // namespace
@@ -292,10 +292,10 @@ TEST_CASE("signal: asking does not park; one coroutine more lives until the last
         CHECK(!others_ran);
         Turns turn;
         turn(3);
-        CHECK(live(worker_tls) == 2);
+        CHECK(live(worker_tls->run) == 2);
         wh_signal_stop(a);
         turn(3);
-        CHECK(live(worker_tls) == 2);
+        CHECK(live(worker_tls->run) == 2);
         wh_signal_stop(b);
         until_alone();
         wh_chan_unref(a);
@@ -485,7 +485,7 @@ TEST_CASE("signal: without descriptors it is -EMFILE and nothing is asked for")
             sigaction(SIGUSR1, nullptr, &now);
             CHILD_REQUIRE(now.sa_handler == before.sa_handler);
             CHILD_REQUIRE(whorl::chan_of(ch)->refs == 1);
-            CHILD_REQUIRE(live(worker_tls) == 1);
+            CHILD_REQUIRE(live(worker_tls->run) == 1);
             wh_chan_unref(ch);
         });
     });

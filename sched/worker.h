@@ -1,0 +1,223 @@
+/*
+ * worker.h: what a worker is, and a run, which is what its workers share.
+ */
+#ifndef SCHED_WORKER_H
+#define SCHED_WORKER_H
+
+#include "base/lock.h"
+#include "sched/coro.h"
+#include "sched/deque.h"
+#include "sched/inbox.h"
+
+#include <whorl/run.h>
+#include <whorl/stats.h>
+
+#include <pthread.h>
+
+enum { WORKER_FIGURES = sizeof(wh_stats) / sizeof(uint64_t) };
+
+/* A timer that belongs to no coroutine. */
+struct alarm {
+    struct timer timer;
+    void (*fired)(struct alarm *alarm); /* on the loop */
+};
+
+/* Descriptors, last-in first-out. A worker's, or under a lock. */
+struct slab {
+    wh_coro *free;
+    struct slab_chunk *chunks;
+    /* any thread, atomic */
+    wh_coro *freed; /* by other workers */
+};
+
+/* What the workers of a run share. */
+struct run {
+    /* immutable after init */
+    wh_options options;
+    unsigned workers_asked; /* without spare ones */
+    int64_t grace_ns;
+    bool guard_by_madvise;
+    bool failed; /* to start its workers */
+    size_t fds_count;
+    bool was_alone; /* for a while: written before any other worker exists */
+    /* any thread, atomic */
+    struct worker *worker[WORKERS_MAX]; /* set once, in order */
+    uint32_t workers;
+    uint32_t asleep;          /* workers that sleep or are about to */
+    int32_t searching;        /* workers that look for work of others; for a moment below 0 */
+    uint32_t injected;        /* in the list below */
+    uint32_t sweeps;          /* contexts that are being cancelled */
+    uint32_t outside;         /* holds of threads that are no workers: wh_runtime */
+    uint32_t refs;            /* of the run itself: those holds, and wh_run()'s */
+    uint64_t started_outside; /* coroutines, by threads that are no workers */
+    uint8_t ending;           /* the root has returned, or nothing can go on */
+    uint8_t over;             /* nothing lives any more, or what does is abandoned */
+    uint8_t stuck;            /* the kernel does not give the memory of abandoned operations back */
+    size_t stacks;            /* of all workers, if there is a limit */
+    uint64_t *fd_users; /* by descriptor: bit n: worker n has had operations on it; FD_CLOSING */
+    /* under lock */
+    uint8_t lock __attribute__((aligned(64)));
+    wh_coro *injected_first; /* of no worker: NEW, or READY with leave to migrate */
+    wh_coro *injected_last;
+    struct slab slab; /* descriptors made by threads that are no workers */
+    wh_ctx *ctx_lots; /* free contexts (ctx.c) */
+    struct list run_hooks;
+    struct signals *signals; /* of this run (sync/signal.c), or NULL */
+    int result;
+    /* The end: workers wait for each other. */
+    pthread_mutex_t end_mutex;
+    pthread_cond_t end_changed;
+    unsigned end_threads; /* that are in the run */
+    unsigned end_arrived;
+    unsigned end_phase;
+};
+
+struct worker {
+    /* The lines that a switch touches. */
+    wh_coro *current; /* atomic: others look */
+    wh_coro *ready_first;
+    wh_coro *ready_last;
+    int32_t budget;     /* switches until the loop runs */
+    int32_t calls_left; /* calls that are served at once until others are let run */
+    uint8_t epoch;      /* counts housekeeping rounds, modulo 256 */
+    uint8_t index;      /* in run->worker */
+    bool shared;        /* others may touch what it touches: see the head of this file */
+    bool ending;        /* as far as this worker knows: run->ending */
+    uint8_t where;      /* enum where; atomic */
+    struct exception_globals *exceptions;
+    struct exception_globals exceptions_outer; /* the thread's, from before the run */
+    wh_coro loop;                              /* the loop's own context */
+    struct context discarded;                  /* where a dead coroutine's registers go */
+
+    struct run *run;
+    struct engine *engine;
+    struct clock clock;
+    int64_t now_ns;         /* exact, of the last turn of the loop */
+    int64_t turn_ns;        /* the same; INT64_MAX while contexts are being cancelled, so that
+                               everybody looks exactly */
+    struct fd_waiters *fds; /* by descriptor */
+    size_t fds_count;
+    uint64_t ops_in_flight;
+    struct slab slab;
+    uint32_t id_first;     /* coroutines started here are numbered from here on... */
+    uint32_t id_step;      /* ...in steps of this */
+    uint64_t started;      /* atomic: others add them up */
+    uint64_t ended;        /* the same */
+    int stack_class;       /* of who asks for none */
+    struct stack *leaving; /* of a coroutine that ended here, to be returned to another worker */
+    struct stack_pool stacks;
+    struct wheel wheel; /* of coroutines' timers */
+    struct wheel alarms;
+    struct list expired; /* coroutines' timers, when many came at once */
+    struct list sweeps;  /* contexts being cancelled (ctx.c) */
+    bool sweeping;
+    struct ctx_chunk *ctx_chunks;
+    wh_ctx *ctx_free;
+    int32_t ctx_free_count;
+    uint64_t random;
+
+    /* What others may touch. */
+    struct inbox inbox;
+    uint8_t sleep; /* enum sleep_state; atomic */
+    struct deque deque;
+
+    /* The loop's own. */
+    bool searches;        /* counted in run->searching */
+    int32_t budget_full;  /* adapted: about a fifth of a millisecond of switches */
+    int32_t budget_given; /* at the last turn */
+    int64_t spin_ns;      /* longest spin; 0: never */
+    int32_t idle_batch;   /* moving average of how many completions ended an idle time */
+    int64_t idle_ns;      /* moving average of how long it was idle */
+    int64_t tidy_at_ns;
+    unsigned tidy_round;   /* of housekeeping, since a coroutine ran or one found something to do */
+    int64_t tidy_slice_ns; /* the next slice, if busy */
+    bool tidy_under_way;
+    bool tidy_found;
+    uint64_t tidy_switches;
+    uint64_t switches;
+    uint64_t turns;
+    uint64_t spins;
+    uint64_t spins_paid;
+    uint64_t sleeps;
+    uint64_t steals; /* batches */
+    uint64_t stolen; /* coroutines */
+    uint64_t wakes;  /* of other workers */
+
+    /* The end of the run. */
+    bool grace_begun;
+    int64_t grace_end_ns;
+
+    pthread_t thread;                   /* not of worker 0, which is the caller's */
+    int start_error;                    /* of the thread: 0 or -errno */
+    uint64_t published[WORKER_FIGURES]; /* for wh_stats_get() elsewhere; atomic */
+};
+
+/* ---- Workers (worker.c) ---- */
+
+/* The current values of the worker's own figures. */
+void worker_figures(struct worker *w, wh_stats *ret_stats);
+/* Lets others read them as they are now. */
+void worker_publish(struct worker *w);
+
+/* To be called after something was pushed to its inbox: wakes it if it sleeps. From any thread. */
+void worker_notify(struct worker *w);
+
+/* Has the post delivered on the worker's thread, between coroutines. From any thread. */
+void worker_post(struct worker *w, struct post *post);
+
+/* Takes what is in the inbox. */
+void inbox_take(struct worker *w);
+
+/* Queues a coroutine that any worker may run. */
+void ready_push_any(struct worker *w, wh_coro *coro);
+
+/* Moves runnable coroutines from the worker's own deque to its run queue. */
+COLD void deque_refill(struct worker *w);
+
+/* Looks for runnable coroutines elsewhere. Returns whether the run queue has some now. */
+bool work_find(struct worker *w);
+
+/* Whether there is something that the worker could take. */
+bool work_is_there(const struct worker *w);
+
+/* Gives the coroutine to whichever worker comes first. From any thread. */
+void work_inject(struct run *run, wh_coro *coro);
+
+/* If somebody sleeps and nobody searches, wakes one to search. */
+void work_announce(struct run *run);
+
+/* The worker finds no work: it searches, and is counted. False: enough others do. */
+bool search_begin(struct worker *w);
+/* It has found some, or gives up. */
+void search_end(struct worker *w, bool found);
+
+enum may_sleep {
+    SLEEP_NOT,        /* something has come */
+    SLEEP_MAY,        /* worker_awake() follows */
+    SLEEP_NEVER_ENDS, /* nobody could ever wake it, or any other */
+};
+
+/* The worker is about to sleep. barren: nothing of its own can wake it. */
+enum may_sleep worker_may_sleep(struct worker *w, bool barren);
+void worker_awake(struct worker *w);
+
+/* From now on others may touch what this worker touches. On its own thread, between calls. */
+void run_share(struct worker *w);
+
+/* All threads of the run wait here for each other. */
+void run_meet(struct run *run);
+
+/* The root has returned, or nothing can go on: the run ends with this result. Returns whether this
+ * was the first to say so. */
+bool run_end(struct run *run, int result);
+
+/* Nothing lives any more, or what does is abandoned: workers leave their loops. */
+void run_over(struct run *run);
+
+/* Names on standard error what has not ended when all workers have left their loops. */
+void run_name_left(const struct run *run);
+
+/* Gives a reference to the run's memory back. */
+void run_unref(struct run *run);
+
+#endif
