@@ -20,8 +20,9 @@
     X(abs_timer, "abs_timer")         /* ... as an absolute time                           6.12 */ \
     X(cqe_skip, "cqe_skip")           /* a successful cancel needs no completion           5.17 */ \
     X(no_iowait, "no_iowait")         /* a sleeping ring does not show as I/O wait         6.15 */ \
-    X(msg_sync, "msg_sync") /* a thread without a ring can wake one with a message 6.13 */         \
-    X(guard, "guard")       /* guard regions without mappings (stacks)           6.13 */
+    X(waitid, "waitid")               /* waits for a child in the ring                     6.7 */  \
+    X(msg_sync, "msg_sync")           /* a message that wakes a ring, from any thread      6.13 */ \
+    X(guard, "guard")                 /* guard regions without mappings (stacks)           6.13 */
 
 struct caps {
 #define CAPS_FIELD(field, name) bool field;

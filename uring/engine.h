@@ -41,6 +41,7 @@ enum op_code {
     OP_FDATASYNC,
     OP_STATX,
     OP_POLL,
+    OP_WAITID,
     OP_CODES,
 };
 
@@ -68,6 +69,7 @@ struct op_row {
     bool takes_fd;     /* fd is one, and not a directory to start from */
     short poll_events; /* what to wait for when it says -EAGAIN; 0: nothing */
     uint32_t flags;    /* set in every operation of the row */
+    uint32_t options;  /* the same, where waitid(2) has a word of options beside */
 };
 
 extern const struct op_row op_table[OP_CODES];

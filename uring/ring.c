@@ -196,6 +196,7 @@ static void ring_submit(struct engine *engine, struct op *op)
     sqe->addr = op->addr;
     sqe->len = op->len;
     sqe->rw_flags = (int)(op->flags | row->flags);
+    sqe->file_index = row->options;
     sqe->user_data = (uint64_t)(uintptr_t)op;
     op->state = OP_IN_FLIGHT;
     r->stats.submissions++;
@@ -360,6 +361,19 @@ static int setup(struct ring *r, unsigned entries)
     }
 }
 
+/* Whether the kernel knows the operation. */
+static bool knows(struct io_uring *uring, unsigned opcode)
+{
+    /* struct io_uring_probe ends in an array of these. */
+    union {
+        struct io_uring_probe head;
+        char bytes[sizeof(struct io_uring_probe) +
+                   IORING_OP_LAST * sizeof(struct io_uring_probe_op)];
+    } probe = {.bytes = {0}};
+    return io_uring_register_probe(uring, &probe.head, IORING_OP_LAST) == 0 &&
+           io_uring_opcode_supported(&probe.head, (int)opcode);
+}
+
 static void probe_features(struct ring *r)
 {
     struct caps *caps = &r->caps;
@@ -367,6 +381,7 @@ static void probe_features(struct ring *r)
     caps->ext_arg = uring->features & IORING_FEAT_EXT_ARG;
     caps->cqe_skip = (uring->features & IORING_FEAT_CQE_SKIP) && !caps_masked("cqe_skip");
     caps->no_iowait = (uring->features & IORING_FEAT_NO_IOWAIT) && !caps_masked("no_iowait");
+    caps->waitid = !caps_masked("waitid") && knows(uring, IORING_OP_WAITID);
     caps->ring_fd = !caps_masked("ring_fd") && io_uring_register_ring_fd(uring) == 1;
 
     /* Choosing the clock and absolute timeouts came together. struct io_uring_clock_register is the

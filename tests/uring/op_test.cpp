@@ -4,13 +4,16 @@
  */
 #include "tests/uring/ring.hpp"
 
+#include <csignal>
 #include <memory>
 #include <string>
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 
 namespace
 {
@@ -294,6 +297,88 @@ TEST_CASE("op: every one that can wait can be cancelled")
         CHECK(op.res == -ECANCELED);
     }
     close(listener);
+}
+
+namespace
+{
+
+/* A child that ends with a code when something is written to its pipe, and the code is that. */
+struct Child {
+    Fds pipe = make_pipe();
+    pid_t pid = fork();
+    int pidfd = -1;
+
+    Child()
+    {
+        unsigned char code = 0;
+        if (pid == 0)
+            _exit(read(pipe[0], &code, 1) == 1 ? code : 255);
+        REQUIRE(pid > 0);
+        pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+        REQUIRE(pidfd >= 0);
+    }
+    Child(const Child &) = delete;
+    Child &operator=(const Child &) = delete;
+    ~Child()
+    {
+        close(pidfd);
+        kill(pid, SIGKILL);
+        waitpid(pid, nullptr, 0); /* unless that was done */
+    }
+    void end(unsigned char code) const
+    {
+        REQUIRE(write(pipe[1], &code, 1) == 1);
+    }
+};
+
+Op waiting_for(const Child &child, siginfo_t *info)
+{
+    return {OP_WAITID, child.pidfd, nullptr, P_PIDFD, reinterpret_cast<uintptr_t>(info)};
+}
+
+} // namespace
+
+TEST_CASE("op: waitid waits for the end of a child and takes its status")
+{
+    Ring ring;
+    if (!ring.caps().waitid)
+        SKIP("this kernel, or WHORL_MASK, has no waitid in the ring");
+    Child child;
+    siginfo_t info = {};
+    Op op = waiting_for(child, &info);
+    ring.submit(op);
+    CHECK(ring.take(clock_now() + MS_NS).empty());
+    child.end(7);
+    REQUIRE(ring.finish());
+    CHECK(op.res == 0);
+    CHECK(info.si_pid == child.pid);
+    CHECK(info.si_code == CLD_EXITED);
+    CHECK(info.si_status == 7);
+    CHECK(waitpid(child.pid, nullptr, 0) < 0); /* it was taken */
+    CHECK(errno == ECHILD);
+
+    Op again = waiting_for(child, &info);
+    CHECK(ring.result(again) == -ECHILD);
+}
+
+TEST_CASE("op: a waitid that is cancelled leaves the child to be waited for")
+{
+    Ring ring;
+    if (!ring.caps().waitid)
+        SKIP("this kernel, or WHORL_MASK, has no waitid in the ring");
+    Child child;
+    siginfo_t info = {};
+    Op op = waiting_for(child, &info);
+    ring.submit(op);
+    CHECK(ring.take(clock_now() + MS_NS).empty());
+    ring.cancel(op);
+    REQUIRE(ring.finish());
+    CHECK(op.res == -ECANCELED);
+
+    child.end(3);
+    Op again = waiting_for(child, &info);
+    CHECK(ring.result(again) == 0);
+    CHECK(info.si_status == 3);
 }
 
 TEST_CASE("op: a connect under way can be cancelled")
