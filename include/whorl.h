@@ -10,6 +10,7 @@
 #include <whorl/group.h>
 #include <whorl/io.h>
 #include <whorl/net.h>
+#include <whorl/process.h>
 #include <whorl/run.h>
 #include <whorl/select.h>
 #include <whorl/signal.h>

@@ -25,8 +25,8 @@ CXX_WARNINGS = ['-Wold-style-cast', '-Wzero-as-null-pointer-constant']
 FLOOR = {'gcc': 12, 'clang': 14}
 
 PARTS = ['whorl.h'] + ['whorl/' + name + '.h' for name in
-                       ('chan', 'coro', 'ctx', 'group', 'io', 'net', 'run', 'select', 'signal',
-                        'stats', 'sync', 'time', 'timer', 'types')]
+                       ('chan', 'coro', 'ctx', 'group', 'io', 'net', 'process', 'run', 'select',
+                        'signal', 'stats', 'sync', 'time', 'timer', 'types')]
 
 # The program that the design and the README open with.
 ECHO = '''
@@ -117,6 +117,21 @@ int uses(wh_fd fd)
     wh_sites_visit(visit, NULL);
     wh_detach(coro);
     wh_cancel(wh_self());
+    {
+        const char *const argv[] = {"program", NULL};
+        const wh_process_options how = {NULL, "/", WH_STDIO_NULL, WH_STDIO_PIPE, WH_STDIO_FD(fd),
+                                        15, WH_SECOND};
+        wh_process *process;
+        char *out;
+        int status;
+        if (wh_process_spawn(&process, argv, &how) < 0 ||
+            wh_process_wait(process, &status) < 0 || wh_close(wh_process_take(process, 1)) < 0)
+            return wh_process_run(argv, NULL, &status);
+        rc |= wh_process_kill(process, 15) | wh_process_pid(process) | wh_process_pidfd(process);
+        wh_process_destroy(process);
+        if (wh_process_output(argv, NULL, 100, &out, NULL) < 0)
+            return rc;
+    }
     return rc | wh_caps(buf, sizeof buf) | (int)wh_id(coro) | (wh_name(coro) != wh_version());
 }
 '''

@@ -1,6 +1,6 @@
 /*
- * no_memory_test.cpp: contexts, groups and pools without memory. The linker's --wrap=mem_alloc puts
- * the functions below between the library and its allocator.
+ * no_memory_test.cpp: contexts, groups, pools and processes without memory. The linker's
+ * --wrap=mem_alloc puts the functions below between the library and its allocator.
  */
 #include "tests/sync/sync.hpp"
 
@@ -286,4 +286,19 @@ TEST_CASE("no memory: a pool has all that it needs or is NULL")
             CHECK(stats.coros_live == 1);
         },
         &few);
+}
+
+TEST_CASE("no memory: a process is not started")
+{
+    in_run([] {
+        const char *const argv[] = {"true", nullptr};
+        wh_process *process = nullptr;
+        int rc = 0;
+        {
+            Memory none(0);
+            rc = wh_process_spawn(&process, argv, nullptr);
+        }
+        CHECK(rc == -ENOMEM);
+        CHECK(process == nullptr);
+    });
 }

@@ -1,0 +1,599 @@
+/*
+ * process.c: other programs (whorl/process.h).
+ *
+ * Each process has a keeper: a coroutine that was started where the process was spawned, in the
+ * same context. It is the only one that waits for the process in the kernel. All the rest follows
+ * from what coroutines do anyway:
+ *
+ *      spawn ----> keeper: wait for the end, in the ring ----------.
+ *                    | cancelled: the context has ended,           | took the status
+ *                    | the run ends, or wh_process_destroy()       v
+ *                    `--> in a shield: signal, wait, SIGKILL, --> sets `ended`
+ *                         wait for the end                         ^
+ *      wh_process_wait(), as many as want: the event --------------'
+ *
+ * So a process is reaped once, whoever waits or does not, a wait that ends early takes nothing
+ * away, and the process has ended when its keeper has, which is what wh_process_destroy() joins.
+ *
+ * The keeper waits with the ring's waitid, which also takes the status; where there is none, with a
+ * poll of the pidfd and waitid(2). The kernel writes what it has to say onto the keeper's stack,
+ * which outlives the operation even if the run abandons its coroutines.
+ *
+ * The keeper is started first, and waits for `started`: from then on nothing can fail for want of a
+ * stack. Likewise a descriptor for the pidfd is set aside before the program starts: what
+ * has begun cannot be undone.
+ *
+ * Owners: pid, pidfd and the way to stop are constant from `started` on; ends[] is the handle's
+ * holder's; status and error are the keeper's until it sets `ended`, and constant then. At the end
+ * of a run, what was not given back is killed, reaped and freed by a hook of the run (run_over()),
+ * also when no keeper runs any more.
+ *
+ * Rejected: each call of wh_process_wait() with a waitid of its own. The first would take the
+ * status, and who stops the process, or reaps what nobody waits for, would still be a coroutine.
+ */
+#include "sync/sync.h"
+
+#include "uring/ring.h"
+
+#include <whorl/io.h>
+#include <whorl/process.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+    STREAMS = 3,
+    BY_PIDFD = 3, /* P_PIDFD of waitid(2), which older headers lack */
+    SIGNALS_MAX = 64,
+    OUTPUT_FIRST_BYTES = 4096,
+    OVER_WAIT_MS = 1000, /* for the end of a process that was killed when the run was over */
+};
+
+#define GRACE_NS_DEFAULT (2 * WH_SECOND)
+#define ASK_AGAIN_NS     (10 * WH_MILLISECOND)
+
+struct wh_process {
+    /* constant once started is set */
+    pid_t pid;
+    int pidfd; /* -1: it could not be started */
+    int stop_signal;
+    int64_t stop_grace_ns;
+    wh_coro *keeper;
+
+    wh_event started;
+    wh_event ended;
+    int status; /* as wait(2); the keeper's until ended is set */
+    int error;  /* the same: 0, or why there is no status */
+
+    int ends[STREAMS]; /* ours of the pipes; -1: none, or taken */
+    uint32_t waiting;  /* any thread, atomic: in wh_process_wait() */
+    struct run_hook hook;
+};
+
+/* ---- The kernel's calls ---- */
+
+static int pidfd_of(pid_t pid)
+{
+    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    return fd < 0 ? -errno : fd;
+}
+
+static int pidfd_kill(int pidfd, int number)
+{
+    return syscall(SYS_pidfd_send_signal, pidfd, number, NULL, 0) < 0 ? -errno : 0;
+}
+
+/* Takes the status of a process that has ended: 0; -EAGAIN when it has not. */
+static int pidfd_reap(int pidfd, siginfo_t *ret_info)
+{
+    *ret_info = (siginfo_t){0};
+    if (waitid((idtype_t)BY_PIDFD, (id_t)pidfd, ret_info, WEXITED | WNOHANG) < 0)
+        return -errno;
+    return ret_info->si_pid ? 0 : -EAGAIN;
+}
+
+static void close_all(int fds[STREAMS])
+{
+    for (int i = 0; i < STREAMS; i++) {
+        if (fds[i] >= 0)
+            close(fds[i]);
+        fds[i] = -1;
+    }
+}
+
+/* ---- The keeper ---- */
+
+/* wait(2)'s word for what waitid(2) says. */
+static int status_of(const siginfo_t *info)
+{
+    switch (info->si_code) {
+    case CLD_EXITED: return (info->si_status & 0xff) << 8;
+    case CLD_DUMPED: return info->si_status | 0x80;
+    default: return info->si_status;
+    }
+}
+
+static bool ring_has_waitid(const wh_coro *self)
+{
+    struct caps caps;
+    ring_caps(self->worker->engine, &caps);
+    return caps.waitid;
+}
+
+static int reap_in_ring(wh_coro *self, int pidfd, siginfo_t *ret_info)
+{
+    *ret_info = (siginfo_t){0};
+    self->op = (struct op){
+        .code = OP_WAITID, .fd = pidfd, .len = BY_PIDFD, .off = (uint64_t)(uintptr_t)ret_info};
+    return op_await(self, 0);
+}
+
+/* A debugger may have the process first: it has ended, and its status is not there yet. */
+static int reap_by_poll(int pidfd, siginfo_t *ret_info)
+{
+    int rc = wh_poll(pidfd, POLLIN);
+    if (rc >= 0)
+        rc = pidfd_reap(pidfd, ret_info);
+    if (likely(rc != -EAGAIN && rc != -ENOMEM))
+        return rc;
+    rc = wh_sleep(ASK_AGAIN_NS);
+    return rc < 0 ? rc : -EAGAIN;
+}
+
+/* Waits for the end and stores the status. Returns 0; -ECANCELED or -ETIMEDOUT, and nothing has
+ * happened; or why there never will be a status. */
+static int reap(wh_process *process)
+{
+    wh_coro *self = self_or_panic("wh_process_spawn");
+    siginfo_t info;
+    int rc = -EAGAIN;
+    if (likely(ring_has_waitid(self)))
+        rc = reap_in_ring(self, process->pidfd, &info);
+    while (rc == -EAGAIN || rc == -ENOMEM || rc == -EINTR)
+        rc = reap_by_poll(process->pidfd, &info);
+    if (likely(rc == 0))
+        process->status = status_of(&info);
+    return rc;
+}
+
+/* Ends the process, in a shield. */
+static int stop(wh_process *process)
+{
+    int rc = -ETIMEDOUT;
+    if (process->stop_signal != SIGKILL) {
+        (void)pidfd_kill(process->pidfd, process->stop_signal);
+        WH_WITH_TIMEOUT(process->stop_grace_ns)
+        {
+            rc = reap(process);
+        }
+    }
+    if (rc != -ETIMEDOUT)
+        return rc;
+    (void)pidfd_kill(process->pidfd, SIGKILL);
+    return reap(process);
+}
+
+static void keep(wh_process *process)
+{
+    WH_SHIELD
+    {
+        (void)wh_event_wait(&process->started);
+    }
+    if (unlikely(process->pidfd < 0))
+        return;
+    int rc = reap(process);
+    if (rc == -ECANCELED || rc == -ETIMEDOUT) {
+        WH_SHIELD
+        {
+            rc = stop(process);
+        }
+    }
+    wh_assert(!wh_event_is_set(&process->ended));
+    process->error = rc;
+    wh_event_set(&process->ended);
+}
+
+static int keeper_start(wh_process *process)
+{
+    static struct wh_site site = {.file = "wh_process_spawn", .function = "process", .args = 1};
+    const uintptr_t words[] = {(uintptr_t)process};
+    return wh_start_(&site, &process->keeper, NULL, (void (*)(void))keep, words);
+}
+
+/* ---- The end of the run ---- */
+
+static void dispose(wh_process *process)
+{
+    close_all(process->ends);
+    mem_free(process);
+}
+
+/* The run is over and the process was not given back. No coroutine runs any more. */
+static void run_over(struct run_hook *hook)
+{
+    wh_process *process = container_of(hook, wh_process, hook);
+    if (!wh_event_is_set(&process->ended)) {
+        siginfo_t info;
+        struct pollfd end = {.fd = process->pidfd, .events = POLLIN};
+        (void)pidfd_kill(process->pidfd, SIGKILL);
+        while (poll(&end, 1, OVER_WAIT_MS) < 0 && errno == EINTR)
+            ;
+        (void)pidfd_reap(process->pidfd, &info); /* unless an operation in flight has done it */
+    }
+    close(process->pidfd);
+    dispose(process);
+}
+
+static void hook_add(wh_coro *self, wh_process *process)
+{
+    process->hook.over = run_over;
+    list_push_back(&self->worker->run_hooks, &process->hook.link);
+}
+
+static void hook_remove(wh_process *process)
+{
+    list_unlink(&process->hook.link);
+}
+
+/* ---- Spawning ---- */
+
+static int options_check(const wh_process_options *o)
+{
+    if (o->stop_signal < 0 || o->stop_signal > SIGNALS_MAX || o->stop_grace_ns < 0)
+        return -EINVAL;
+    return o->in == WH_STDIO_STDOUT || o->out == WH_STDIO_STDOUT ? -EINVAL : 0;
+}
+
+/* Whether ends can be waited for. */
+static bool children_stay(void)
+{
+    struct sigaction action;
+    return sigaction(SIGCHLD, NULL, &action) < 0 ||
+           (action.sa_handler != SIG_IGN && !(action.sa_flags & SA_NOCLDWAIT));
+}
+
+/* A duplicate that is not 0, 1 or 2: what the child gets under these numbers is put there one after
+ * the other, and must not be in the way. */
+static int out_of_the_way(int fd)
+{
+    int dup = fcntl(fd, F_DUPFD_CLOEXEC, STREAMS);
+    return dup < 0 ? -errno : dup;
+}
+
+static int pipe_for(int number, int *ret_ours, int *ret_theirs)
+{
+    int fds[2];
+    if (pipe2(fds, O_CLOEXEC) < 0)
+        return -errno;
+    int theirs = number == STDIN_FILENO ? 0 : 1;
+    *ret_ours = fds[1 - theirs];
+    *ret_theirs = fds[theirs];
+    if (likely(fds[theirs] >= STREAMS))
+        return 0;
+    *ret_theirs = out_of_the_way(fds[theirs]); /* this program has closed one of its own */
+    close(fds[theirs]);
+    return *ret_theirs < 0 ? *ret_theirs : 0;
+}
+
+/* Says what the child is to have as its descriptor `number`. *theirs and *ours are closed by the
+ * caller. */
+static int stream_add(posix_spawn_file_actions_t *actions, int number, int what, int *ours,
+                      int *theirs)
+{
+    int fd = -EBADF, rc = 0;
+    switch (what) {
+    case WH_STDIO_INHERIT: return 0;
+    case WH_STDIO_NULL:
+        return -posix_spawn_file_actions_addopen(actions, number, "/dev/null",
+                                                 number == STDIN_FILENO ? O_RDONLY : O_WRONLY, 0);
+    case WH_STDIO_STDOUT:
+        return -posix_spawn_file_actions_adddup2(actions, STDOUT_FILENO, STDERR_FILENO);
+    case WH_STDIO_PIPE:
+        rc = pipe_for(number, ours, theirs);
+        fd = *theirs;
+        break;
+    default:
+        if (what < WH_STDIO_FD(0))
+            return -EBADF;
+        fd = what - WH_STDIO_FD(0);
+        if (fd < STREAMS) {
+            fd = *theirs = out_of_the_way(fd);
+            rc = fd < 0 ? fd : 0;
+        }
+    }
+    return rc < 0 ? rc : -posix_spawn_file_actions_adddup2(actions, fd, number);
+}
+
+static int actions_fill(posix_spawn_file_actions_t *actions, const wh_process_options *o,
+                        int ours[STREAMS], int theirs[STREAMS])
+{
+    const int what[STREAMS] = {o->in, o->out, o->err};
+    int rc = 0;
+    for (int i = 0; i < STREAMS && rc == 0; i++)
+        rc = stream_add(actions, i, what[i], &ours[i], &theirs[i]);
+    if (rc == 0 && o->dir)
+        rc = -posix_spawn_file_actions_addchdir_np(actions, o->dir);
+    return rc < 0 ? rc : -posix_spawn_file_actions_addclosefrom_np(actions, STREAMS);
+}
+
+static int signals_fill(posix_spawnattr_t *attr)
+{
+    sigset_t none, defaults;
+    sigemptyset(&none);
+    sigfillset(&defaults);
+    const int kept[] = {SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGSTOP};
+    for (size_t i = 0; i < array_count(kept); i++)
+        sigdelset(&defaults, kept[i]);
+    int rc = -posix_spawnattr_setsigmask(attr, &none);
+    if (rc == 0)
+        rc = -posix_spawnattr_setsigdefault(attr, &defaults);
+    if (rc == 0)
+        rc = -posix_spawnattr_setflags(attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    return rc;
+}
+
+/* The child is there and has no descriptor: another thread has taken the one that was set aside. */
+COLD static int undo(pid_t pid, int rc)
+{
+    if (rc == -ESRCH)
+        return -ECHILD; /* somebody waited for any child, and its number may be another's */
+    kill(pid, SIGKILL);
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+        ;
+    return rc;
+}
+
+static int start(wh_process *process, const char *const *argv, const wh_process_options *o,
+                 const posix_spawn_file_actions_t *actions, const posix_spawnattr_t *attr)
+{
+    /* Neither is written to: the prototypes are older than const. */
+    char *const *args = (char *const *)(uintptr_t)argv;
+    char *const *env = o->env ? (char *const *)(uintptr_t)o->env : environ;
+    int spare = pidfd_of(getpid());
+    if (spare < 0)
+        return spare;
+    pid_t pid;
+    int rc = -posix_spawnp(&pid, argv[0], actions, attr, args, env);
+    close(spare);
+    if (rc < 0)
+        return rc;
+    int pidfd = pidfd_of(pid);
+    if (unlikely(pidfd < 0))
+        return undo(pid, pidfd);
+    process->pid = pid;
+    process->pidfd = pidfd;
+    return 0;
+}
+
+static int launch(wh_process *process, const char *const *argv, const wh_process_options *o)
+{
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attr;
+    int theirs[STREAMS] = {-1, -1, -1};
+    int rc = -posix_spawn_file_actions_init(&actions);
+    if (rc < 0)
+        return rc;
+    rc = -posix_spawnattr_init(&attr);
+    if (rc < 0)
+        goto destroy_actions;
+    rc = actions_fill(&actions, o, process->ends, theirs);
+    if (rc == 0)
+        rc = signals_fill(&attr);
+    if (rc == 0)
+        rc = start(process, argv, o, &actions, &attr);
+    close_all(theirs);
+    posix_spawnattr_destroy(&attr);
+destroy_actions:
+    posix_spawn_file_actions_destroy(&actions);
+    return rc;
+}
+
+static wh_process *create(const wh_process_options *o)
+{
+    wh_process *process = mem_zalloc(sizeof *process);
+    if (!process)
+        return NULL;
+    process->pidfd = -1;
+    process->stop_signal = o->stop_signal ? o->stop_signal : SIGKILL;
+    process->stop_grace_ns = o->stop_grace_ns ? o->stop_grace_ns : GRACE_NS_DEFAULT;
+    for (int i = 0; i < STREAMS; i++)
+        process->ends[i] = -1;
+    return process;
+}
+
+/* Nothing was started: the keeper sees that and goes. */
+COLD static void discard(wh_process *process)
+{
+    wh_assert(process->pidfd < 0);
+    WH_SHIELD
+    {
+        wh_join(process->keeper, NULL);
+    }
+    dispose(process);
+}
+
+int wh_process_spawn(wh_process **ret_process, const char *const *argv,
+                     const wh_process_options *options)
+{
+    wh_coro *self = self_or_panic("wh_process_spawn");
+    const wh_process_options none = {0};
+    const wh_process_options *o = options ? options : &none;
+    int rc = ended(self);
+    if (rc < 0) {
+        (void)refuse(self, rc);
+        return rc;
+    }
+    rc = argv && argv[0] ? options_check(o) : -EINVAL;
+    if (rc == 0 && !children_stay())
+        rc = -ECHILD;
+    if (rc < 0)
+        return rc;
+
+    wh_process *process = create(o);
+    if (!process)
+        return -ENOMEM;
+    rc = keeper_start(process);
+    if (rc < 0) {
+        dispose(process);
+        return rc;
+    }
+    rc = launch(process, argv, o);
+    wh_event_set(&process->started);
+    if (rc < 0) {
+        discard(process);
+        return rc;
+    }
+    hook_add(self, process);
+    *ret_process = process;
+    return 0;
+}
+
+/* ---- The calls ---- */
+
+wh_fd wh_process_take(wh_process *process, int number)
+{
+    if (number < 0 || number >= STREAMS || process->ends[number] < 0)
+        return -EBADF;
+    wh_fd fd = process->ends[number];
+    process->ends[number] = -1;
+    return fd;
+}
+
+int wh_process_wait(wh_process *process, int *ret_status)
+{
+    (void)self_or_panic("wh_process_wait");
+    if (!wh_event_is_set(&process->ended)) {
+        __atomic_fetch_add(&process->waiting, 1, __ATOMIC_RELAXED);
+        int rc = wh_event_wait(&process->ended);
+        __atomic_fetch_sub(&process->waiting, 1, __ATOMIC_RELAXED);
+        if (rc < 0)
+            return rc;
+    }
+    if (process->error == 0 && ret_status)
+        *ret_status = process->status;
+    return process->error;
+}
+
+int wh_process_kill(wh_process *process, int number)
+{
+    return pidfd_kill(process->pidfd, number);
+}
+
+pid_t wh_process_pid(const wh_process *process)
+{
+    return process->pid;
+}
+
+wh_fd wh_process_pidfd(const wh_process *process)
+{
+    return process->pidfd;
+}
+
+void wh_process_destroy(wh_process *process)
+{
+    if (!process)
+        return;
+    wh_coro *self = self_or_panic("wh_process_destroy");
+    if (unlikely(__atomic_load_n(&process->waiting, __ATOMIC_RELAXED)))
+        coro_misuse(self, "wh_process_destroy", "destroys a process that is being waited for");
+    WH_SHIELD
+    {
+        wh_cancel(process->keeper);
+        wh_join(process->keeper, NULL);
+        wh_assert(wh_event_is_set(&process->ended));
+        wh_close(process->pidfd); /* a select may still look at it */
+    }
+    hook_remove(process);
+    dispose(process);
+}
+
+/* ---- In one call ---- */
+
+static bool has_pipe(const wh_process_options *o)
+{
+    return o->in == WH_STDIO_PIPE || o->out == WH_STDIO_PIPE || o->err == WH_STDIO_PIPE;
+}
+
+int wh_process_run(const char *const *argv, const wh_process_options *options, int *ret_status)
+{
+    if (options && has_pipe(options))
+        return -EINVAL;
+    wh_process *process;
+    int rc = wh_process_spawn(&process, argv, options);
+    if (rc < 0)
+        return rc;
+    rc = wh_process_wait(process, ret_status);
+    wh_process_destroy(process);
+    return rc;
+}
+
+struct text {
+    char *bytes;
+    size_t len;
+    size_t size;
+};
+
+/* Room for one byte more, and the 0 behind it. */
+static bool text_grow(struct text *text)
+{
+    if (text->size - text->len > 1)
+        return true;
+    size_t size = text->size ? 2 * text->size : OUTPUT_FIRST_BYTES;
+    char *bytes = realloc(text->bytes, size);
+    if (!bytes)
+        return false;
+    text->bytes = bytes;
+    text->size = size;
+    return true;
+}
+
+/* Reads to the end. Returns 0 or -errno. */
+static int text_read(struct text *text, wh_fd fd, size_t most)
+{
+    for (;;) {
+        if (!text_grow(text))
+            return -ENOMEM;
+        ssize_t n = wh_read(fd, text->bytes + text->len, text->size - text->len - 1);
+        if (n <= 0)
+            return (int)n;
+        text->len += (size_t)n;
+        if (text->len > most)
+            return -EMSGSIZE;
+    }
+}
+
+ssize_t wh_process_output(const char *const *argv, const wh_process_options *options, size_t most,
+                          char **ret_text, int *ret_status)
+{
+    wh_process_options o = options ? *options : (wh_process_options){0};
+    o.out = WH_STDIO_NULL;
+    if (has_pipe(&o))
+        return -EINVAL;
+    o.out = WH_STDIO_PIPE;
+    wh_process *process;
+    int rc = wh_process_spawn(&process, argv, &o);
+    if (rc < 0)
+        return rc;
+
+    struct text text = {0};
+    wh_fd fd = wh_process_take(process, STDOUT_FILENO);
+    rc = text_read(&text, fd, most);
+    wh_close(fd);
+    if (rc == 0)
+        rc = wh_process_wait(process, ret_status);
+    wh_process_destroy(process);
+    if (rc < 0) {
+        free(text.bytes);
+        return rc;
+    }
+    text.bytes[text.len] = 0;
+    *ret_text = text.bytes;
+    return (ssize_t)text.len;
+}
