@@ -1,5 +1,6 @@
 /*
- * sync.h: what coroutines coordinate with: channels, select, locks, groups, timers, signals.
+ * sync.h: what coroutines coordinate with: channels, select, locks, groups, timers, signals,
+ * processes.
  *
  * Everything here waits in queues of waiters (sched/sched.h), and is therefore interrupted by
  * deadline and cancel through the one waiting mechanism. What each object adds is when a waiter is

@@ -62,6 +62,11 @@ EXACT = {
     'pingpong': ['ping 1', 'pong 2', 'ping 3', 'pong 4', 'ping 5', 'pong 6', 'ping 7',
                  'pong lets 8 go', 'ping waited in vain'],
     'quit': [str(n) for n in FIBONACCI] + ['quit'],
+    'shell': ['      3 plum',
+              '      2 apple',
+              'the pipeline: done',
+              'the endless one: Connection timed out',
+              'processes left: none'],
     'sieve': list(in_rows(primes(100), 10)),
     'waitgroup': ['waiting, 0 done'] + [f'worker {i} starts' for i in range(5)] +
                  ['all 5 done, the sum of their squares is 30'],
