@@ -1,5 +1,5 @@
 /*
- * process.c: other programs (whorl/process.h).
+ * process.c: other programs (whorl/process.h), once they have been started (spawn.c).
  *
  * Each process has a keeper: a coroutine that was started where the process was spawned, in the
  * same context. It is the only one that waits for the process in the kernel. All the rest follows
@@ -19,9 +19,8 @@
  * poll of the pidfd and waitid(2). The kernel writes what it has to say onto the keeper's stack,
  * which outlives the operation even if the run abandons its coroutines.
  *
- * The keeper is started first, and waits for `started`: from then on nothing can fail for want of a
- * stack. Likewise a descriptor for the pidfd is set aside before the program starts: what
- * has begun cannot be undone.
+ * The keeper is started first, and waits for `started`: what a program has begun cannot be undone,
+ * so nothing may fail behind its start.
  *
  * Owners: pid, pidfd and the way to stop are constant from `started` on; ends[] is the handle's
  * holder's; status and error are the keeper's until it sets `ended`, and constant then. At the end
@@ -39,17 +38,13 @@
 #include <whorl/process.h>
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 enum {
-    STREAMS = 3,
     BY_PIDFD = 3, /* P_PIDFD of waitid(2), which older headers lack */
     SIGNALS_MAX = 64,
     OUTPUT_FIRST_BYTES = 4096,
@@ -79,12 +74,6 @@ struct wh_process {
 
 /* ---- The kernel's calls ---- */
 
-static int pidfd_of(pid_t pid)
-{
-    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
-    return fd < 0 ? -errno : fd;
-}
-
 static int pidfd_kill(int pidfd, int number)
 {
     return syscall(SYS_pidfd_send_signal, pidfd, number, NULL, 0) < 0 ? -errno : 0;
@@ -97,15 +86,6 @@ static int pidfd_reap(int pidfd, siginfo_t *ret_info)
     if (waitid((idtype_t)BY_PIDFD, (id_t)pidfd, ret_info, WEXITED | WNOHANG) < 0)
         return -errno;
     return ret_info->si_pid ? 0 : -EAGAIN;
-}
-
-static void close_all(int fds[STREAMS])
-{
-    for (int i = 0; i < STREAMS; i++) {
-        if (fds[i] >= 0)
-            close(fds[i]);
-        fds[i] = -1;
-    }
 }
 
 /* ---- The keeper ---- */
@@ -211,7 +191,8 @@ static int keeper_start(wh_process *process)
 
 static void dispose(wh_process *process)
 {
-    close_all(process->ends);
+    for (int i = 0; i < STREAMS; i++)
+        fd_close(process->ends[i]);
     mem_free(process);
 }
 
@@ -227,7 +208,7 @@ static void run_over(struct run_hook *hook)
             ;
         (void)pidfd_reap(process->pidfd, &info); /* unless an operation in flight has done it */
     }
-    close(process->pidfd);
+    fd_close(process->pidfd);
     dispose(process);
 }
 
@@ -249,150 +230,6 @@ static int options_check(const wh_process_options *o)
     if (o->stop_signal < 0 || o->stop_signal > SIGNALS_MAX || o->stop_grace_ns < 0)
         return -EINVAL;
     return o->in == WH_STDIO_STDOUT || o->out == WH_STDIO_STDOUT ? -EINVAL : 0;
-}
-
-/* Whether ends can be waited for. */
-static bool children_stay(void)
-{
-    struct sigaction action;
-    return sigaction(SIGCHLD, NULL, &action) < 0 ||
-           (action.sa_handler != SIG_IGN && !(action.sa_flags & SA_NOCLDWAIT));
-}
-
-/* A duplicate that is not 0, 1 or 2: what the child gets under these numbers is put there one after
- * the other, and must not be in the way. */
-static int out_of_the_way(int fd)
-{
-    int dup = fcntl(fd, F_DUPFD_CLOEXEC, STREAMS);
-    return dup < 0 ? -errno : dup;
-}
-
-static int pipe_for(int number, int *ret_ours, int *ret_theirs)
-{
-    int fds[2];
-    if (pipe2(fds, O_CLOEXEC) < 0)
-        return -errno;
-    int theirs = number == STDIN_FILENO ? 0 : 1;
-    *ret_ours = fds[1 - theirs];
-    *ret_theirs = fds[theirs];
-    if (likely(fds[theirs] >= STREAMS))
-        return 0;
-    *ret_theirs = out_of_the_way(fds[theirs]); /* this program has closed one of its own */
-    close(fds[theirs]);
-    return *ret_theirs < 0 ? *ret_theirs : 0;
-}
-
-/* Says what the child is to have as its descriptor `number`. *theirs and *ours are closed by the
- * caller. */
-static int stream_add(posix_spawn_file_actions_t *actions, int number, int what, int *ours,
-                      int *theirs)
-{
-    int fd = -EBADF, rc = 0;
-    switch (what) {
-    case WH_STDIO_INHERIT: return 0;
-    case WH_STDIO_NULL:
-        return -posix_spawn_file_actions_addopen(actions, number, "/dev/null",
-                                                 number == STDIN_FILENO ? O_RDONLY : O_WRONLY, 0);
-    case WH_STDIO_STDOUT:
-        return -posix_spawn_file_actions_adddup2(actions, STDOUT_FILENO, STDERR_FILENO);
-    case WH_STDIO_PIPE:
-        rc = pipe_for(number, ours, theirs);
-        fd = *theirs;
-        break;
-    default:
-        if (what < WH_STDIO_FD(0))
-            return -EBADF;
-        fd = what - WH_STDIO_FD(0);
-        if (fd < STREAMS) {
-            fd = *theirs = out_of_the_way(fd);
-            rc = fd < 0 ? fd : 0;
-        }
-    }
-    return rc < 0 ? rc : -posix_spawn_file_actions_adddup2(actions, fd, number);
-}
-
-static int actions_fill(posix_spawn_file_actions_t *actions, const wh_process_options *o,
-                        int ours[STREAMS], int theirs[STREAMS])
-{
-    const int what[STREAMS] = {o->in, o->out, o->err};
-    int rc = 0;
-    for (int i = 0; i < STREAMS && rc == 0; i++)
-        rc = stream_add(actions, i, what[i], &ours[i], &theirs[i]);
-    if (rc == 0 && o->dir)
-        rc = -posix_spawn_file_actions_addchdir_np(actions, o->dir);
-    return rc < 0 ? rc : -posix_spawn_file_actions_addclosefrom_np(actions, STREAMS);
-}
-
-static int signals_fill(posix_spawnattr_t *attr)
-{
-    sigset_t none, defaults;
-    sigemptyset(&none);
-    sigfillset(&defaults);
-    const int kept[] = {SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGSTOP};
-    for (size_t i = 0; i < array_count(kept); i++)
-        sigdelset(&defaults, kept[i]);
-    int rc = -posix_spawnattr_setsigmask(attr, &none);
-    if (rc == 0)
-        rc = -posix_spawnattr_setsigdefault(attr, &defaults);
-    if (rc == 0)
-        rc = -posix_spawnattr_setflags(attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    return rc;
-}
-
-/* The child is there and has no descriptor: another thread has taken the one that was set aside. */
-COLD static int undo(pid_t pid, int rc)
-{
-    if (rc == -ESRCH)
-        return -ECHILD; /* somebody waited for any child, and its number may be another's */
-    kill(pid, SIGKILL);
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-        ;
-    return rc;
-}
-
-static int start(wh_process *process, const char *const *argv, const wh_process_options *o,
-                 const posix_spawn_file_actions_t *actions, const posix_spawnattr_t *attr)
-{
-    /* Neither is written to: the prototypes are older than const. */
-    char *const *args = (char *const *)(uintptr_t)argv;
-    char *const *env = o->env ? (char *const *)(uintptr_t)o->env : environ;
-    int spare = pidfd_of(getpid());
-    if (spare < 0)
-        return spare;
-    pid_t pid;
-    int rc = -posix_spawnp(&pid, argv[0], actions, attr, args, env);
-    close(spare);
-    if (rc < 0)
-        return rc;
-    int pidfd = pidfd_of(pid);
-    if (unlikely(pidfd < 0))
-        return undo(pid, pidfd);
-    process->pid = pid;
-    process->pidfd = pidfd;
-    return 0;
-}
-
-static int launch(wh_process *process, const char *const *argv, const wh_process_options *o)
-{
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    int theirs[STREAMS] = {-1, -1, -1};
-    int rc = -posix_spawn_file_actions_init(&actions);
-    if (rc < 0)
-        return rc;
-    rc = -posix_spawnattr_init(&attr);
-    if (rc < 0)
-        goto destroy_actions;
-    rc = actions_fill(&actions, o, process->ends, theirs);
-    if (rc == 0)
-        rc = signals_fill(&attr);
-    if (rc == 0)
-        rc = start(process, argv, o, &actions, &attr);
-    close_all(theirs);
-    posix_spawnattr_destroy(&attr);
-destroy_actions:
-    posix_spawn_file_actions_destroy(&actions);
-    return rc;
 }
 
 static wh_process *create(const wh_process_options *o)
@@ -431,8 +268,6 @@ int wh_process_spawn(wh_process **ret_process, const char *const *argv,
         return rc;
     }
     rc = argv && argv[0] ? options_check(o) : -EINVAL;
-    if (rc == 0 && !children_stay())
-        rc = -ECHILD;
     if (rc < 0)
         return rc;
 
@@ -444,7 +279,7 @@ int wh_process_spawn(wh_process **ret_process, const char *const *argv,
         dispose(process);
         return rc;
     }
-    rc = launch(process, argv, o);
+    rc = program_start(argv, o, process->ends, &process->pid, &process->pidfd);
     wh_event_set(&process->started);
     if (rc < 0) {
         discard(process);
@@ -508,10 +343,11 @@ void wh_process_destroy(wh_process *process)
         wh_cancel(process->keeper);
         wh_join(process->keeper, NULL);
         wh_assert(wh_event_is_set(&process->ended));
-        wh_close(process->pidfd); /* a select may still look at it */
+        int pidfd = process->pidfd;
+        hook_remove(process);
+        dispose(process);
+        wh_close(pidfd); /* a select may still look at it */
     }
-    hook_remove(process);
-    dispose(process);
 }
 
 /* ---- In one call ---- */

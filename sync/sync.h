@@ -27,10 +27,13 @@
 #include "sched/next.h"
 
 #include <whorl/chan.h>
+#include <whorl/process.h>
 #include <whorl/sync.h>
 #include <whorl/timer.h>
 
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 /* ---- Queues in zeroed memory ---- */
 
@@ -193,6 +196,27 @@ bool chan_offer(wh_chan *ch, const void *elem);
 bool chan_close(wh_chan *ch);
 
 void chan_validate(wh_chan *ch);
+
+/* ---- Processes (spawn.c) ---- */
+
+/* Standard input, output and error. */
+enum { STREAMS = 3 };
+
+/* close(2), of what wh_close() may close as well. ThreadSanitizer does not see the ring close, and
+ * takes the number's next use by another thread for a race: it must see neither open nor close. */
+static inline void fd_close(int fd)
+{
+    if (fd >= 0)
+        (void)syscall(SYS_close, fd);
+}
+
+/*
+ * Starts a program. Does not park, blocks until it is loaded. Returns 0 with its number, its pidfd
+ * and our ends of its pipes (-1: none), all the caller's; or -errno as wh_process_spawn(), and then
+ * nothing was started and nothing is left.
+ */
+int program_start(const char *const *argv, const wh_process_options *o, int ret_ours[STREAMS],
+                  pid_t *ret_pid, int *ret_pidfd);
 
 /* ---- Timers (timer.c) ---- */
 
