@@ -10,6 +10,8 @@ extern const struct kind select_kind;
 extern const struct kind mutex_kind;
 extern const struct kind rwlock_kind;
 extern const struct kind cond_kind;
+extern const struct kind turns_kind;
+extern const struct kind patience_kind;
 extern const struct kind sem_kind;
 extern const struct kind once_kind;
 extern const struct kind waitgroup_kind;
@@ -30,10 +32,11 @@ extern const struct kind sleep_kind;
 extern const struct kind timer_kind;
 
 const struct kind *const kinds[] = {
-    &exchange_kind, &pipeline_kind, &select_kind,    &mutex_kind,    &rwlock_kind,  &cond_kind,
-    &sem_kind,      &once_kind,     &waitgroup_kind, &event_kind,    &barrier_kind, &pool_kind,
-    &group_kind,    &tree_kind,     &after_kind,     &shield_kind,   &swarm_kind,   &locals_kind,
-    &victims_kind,  &stream_kind,   &close_kind,     &listener_kind, &sleep_kind,   &timer_kind,
+    &exchange_kind, &pipeline_kind, &select_kind,  &mutex_kind,  &rwlock_kind,    &cond_kind,
+    &turns_kind,    &patience_kind, &sem_kind,     &once_kind,   &waitgroup_kind, &event_kind,
+    &barrier_kind,  &pool_kind,     &group_kind,   &tree_kind,   &after_kind,     &shield_kind,
+    &swarm_kind,    &locals_kind,   &victims_kind, &stream_kind, &close_kind,     &listener_kind,
+    &sleep_kind,    &timer_kind,
 };
 
 const int kinds_count = COUNT_OF(kinds);

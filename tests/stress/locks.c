@@ -1,5 +1,6 @@
 /*
- * locks.c: mutexes, read-write locks and condition variables that all actors of the kind share.
+ * locks.c: mutexes, read-write locks and condition variables that all actors of the kind share; and
+ * a condition variable by which a step's children take turns.
  *
  * What they protect are plain variables, changed in steps with pauses in between: whoever gets in
  * where another is finds them wrong, and ThreadSanitizer a hand-over without order.
@@ -74,6 +75,7 @@ static void mutex_check(void *shared)
 const struct kind mutex_kind = {
     .name = "mutex",
     .step = mutex_step,
+    .closed = true,
     .check = mutex_check,
     .shared_bytes = sizeof(struct mutexes),
 };
@@ -168,6 +170,7 @@ static void rwlock_check(void *shared)
 const struct kind rwlock_kind = {
     .name = "rwlock",
     .step = rwlock_step,
+    .closed = true,
     .check = rwlock_check,
     .shared_bytes = sizeof(struct rwlocks),
 };
@@ -279,4 +282,76 @@ const struct kind cond_kind = {
     .end = cond_end,
     .check = cond_check,
     .shared_bytes = sizeof(struct store),
+};
+
+/* ---- Condition variables: taking turns ---- */
+
+enum { PLAYERS_MAX = 6 };
+
+struct game {
+    wh_mutex mutex;
+    wh_cond turned[PLAYERS_MAX]; /* a player's, or all wait for the first */
+    bool alone;
+    uint64_t players;
+    uint64_t turn; /* under the mutex */
+    uint64_t turns;
+    uint64_t seed;
+};
+
+/* In an order that is not that of waiting. */
+static uint64_t whose(const struct game *g, uint64_t turn)
+{
+    return mix(g->seed + turn) % g->players;
+}
+
+/* A signal that is lost stops the game. */
+static void play(struct game *g, uint64_t number, uint64_t seed)
+{
+    ALIVE;
+    struct rng rng = {seed};
+    int rc = wh_mutex_lock(&g->mutex);
+    if (rc < 0)
+        return;
+    while (rc == 0 && g->turn < g->turns) {
+        if (whose(g, g->turn) != number) {
+            rc = wh_cond_wait(&g->turned[g->alone ? number : 0], &g->mutex);
+            continue;
+        }
+        uint64_t turn = ++g->turn;
+        if (rng_one_in(&rng, 8))
+            pause_a_while(&rng);
+        CHECK(g->turn == turn, "a turn was taken under the mutex");
+        if (g->alone && turn < g->turns)
+            wh_cond_signal(&g->turned[whose(g, turn)]);
+        else
+            for (uint64_t i = 0; i < g->players; i++)
+                wh_cond_broadcast(&g->turned[i]);
+    }
+    wh_mutex_unlock(&g->mutex);
+    CHECK(rc == 0 || ended_early(rc), "a wait for a turn returned %d", rc);
+}
+
+static void turns_step(struct actor *a)
+{
+    struct game g = {.players = (uint64_t)rng_from_to(&a->rng, 1, PLAYERS_MAX),
+                     .turns = (uint64_t)rng_from_to(&a->rng, 1, 60),
+                     .seed = rng_next(&a->rng),
+                     .alone = rng_one_in(&a->rng, 2)};
+    struct team team = {.count = 0};
+    for (uint64_t i = 0, players = g.players; i < players; i++)
+        if (TEAM_GO(&team, play, &g, i, rng_next(&a->rng)) < 0)
+            break;
+    doing(a, "waits for players who take turns");
+    if ((uint64_t)team.count == g.players)
+        team_join(&team);
+    else
+        team_end(&team);
+    CHECK(g.turn <= g.turns, "%llu turns of %llu were taken", (unsigned long long)g.turn,
+          (unsigned long long)g.turns);
+}
+
+const struct kind turns_kind = {
+    .name = "turns",
+    .step = turns_step,
+    .closed = true,
 };

@@ -59,6 +59,7 @@ static void sem_check(void *shared)
 const struct kind sem_kind = {
     .name = "sem",
     .step = sem_step,
+    .closed = true,
     .begin = sem_begin,
     .end = sem_end,
     .check = sem_check,
@@ -250,6 +251,17 @@ struct meeting {
     counter at[PARTIES_MAX]; /* the round a party is in */
 };
 
+/* Some leave the queue again and again, and come back. */
+static int meet_once(struct meeting *m, struct rng *rng)
+{
+    int rc = -ETIMEDOUT;
+    bool impatient = rng_one_in(rng, 4);
+    while (impatient && rc == -ETIMEDOUT && wh_ctx_err(NULL) == 0)
+        WH_WITH_TIMEOUT(rng_time_ns(rng, 8))
+    rc = wh_barrier_wait(&m->barrier, (uint32_t)m->parties);
+    return rc != -ETIMEDOUT ? rc : wh_barrier_wait(&m->barrier, (uint32_t)m->parties);
+}
+
 static void meet(struct meeting *m, int number, uint64_t seed)
 {
     ALIVE;
@@ -258,7 +270,7 @@ static void meet(struct meeting *m, int number, uint64_t seed)
         if (rng_one_in(&rng, 4))
             pause_a_while(&rng);
         atomic_store_explicit(&m->at[number], round, memory_order_relaxed);
-        int rc = wh_barrier_wait(&m->barrier, (uint32_t)m->parties);
+        int rc = meet_once(m, &rng);
         CHECK(rc == 0 || rc == 1 || ended_early(rc), "a barrier returned %d", rc);
         if (rc < 0) {
             count_add(&m->early, 1);

@@ -70,7 +70,10 @@ static void make_in_context(struct actor *a)
 static enum manner manner_pick(struct actor *a)
 {
     enum manner manner = (enum manner)rng_below(&a->rng, MANNERS);
-    return manner == SHIELDED && !a->kind->closed ? PLAINLY : manner;
+    if (manner != PLAINLY && manner != SHIELDED)
+        return manner;
+    /* A wake-up that was lost must not be hidden by the end of the round. */
+    return a->kind->closed && !rng_one_in(&a->rng, 8) ? SHIELDED : PLAINLY;
 }
 
 static void make_step(struct actor *a)
