@@ -41,6 +41,7 @@ SKIPPED_FOLDERS = {'.git', '__pycache__'}
 
 C_KINDS = {'.c', '.h', '.cpp', '.hpp', '.S'}
 SCRIPT_KINDS = {'.py', '.sh'}
+MODEL_KINDS = {'.pml'}  # Promela: commented like C, but no C
 
 # Names with two underscores that others gave: the compiler, the C library, the kernel's headers,
 # the sanitizers, the C++ runtime, the linker's --wrap.
@@ -94,6 +95,7 @@ class Source:
         self.text = text
         self.lines = lines_of(text)
         self.is_c = self.kind in C_KINDS
+        self.is_model = self.kind in MODEL_KINDS
         self.is_shell = self.kind == '.sh' or path == 'dev'
         self.columns = SHELL_COLUMNS if self.is_shell else LINE_COLUMNS
         if self.kind == '.md':
@@ -195,9 +197,9 @@ def rule_machine(source):
 
 def rule_head(source):
     """The head comment says what the file is for; scripts have theirs after the first line."""
-    if not (source.is_c or source.is_shell or source.kind == '.py'):
+    if not (source.is_c or source.is_model or source.is_shell or source.kind == '.py'):
         return
-    opening = ('/*', '//') if source.is_c else ('#', '"""')
+    opening = ('/*', '//') if source.is_c or source.is_model else ('#', '"""')
     for number, line in enumerate(source.lines, 1):
         if not line.strip() or line.startswith('#!') or (not source.is_c and line.strip() == '#'):
             continue
@@ -392,7 +394,7 @@ RULES = [rule_layout, rule_length, rule_undone, rule_machine, rule_head, rule_na
 
 def is_source(path):
     name = os.path.basename(path)
-    kinds = C_KINDS | SCRIPT_KINDS | {'.md'}
+    kinds = C_KINDS | SCRIPT_KINDS | MODEL_KINDS | {'.md'}
     return os.path.splitext(name)[1] in kinds or name in ('meson.build', 'meson_options.txt', 'dev')
 
 
