@@ -269,6 +269,8 @@ static void poll_leave(struct poll_wait *poll)
         ;
     *at = poll->fd_next;
     fd->leaving++;
+    if (unlikely(poll->waiter.coro->flags & CORO_MIGRATES))
+        waiters_left(poll->waiter.coro->worker, fd); /* it may run on another worker */
 }
 
 void poll_completed(struct op *op)
@@ -293,10 +295,10 @@ void poll_finish(struct poll_wait *poll)
 {
     wh_assert(poll->op.state == OP_DONE);
     poll->op.state = OP_IDLE;
-    struct worker *w = poll->waiter.coro->worker;
-    struct fd_waiters *fd = waiters_of(w, &poll->op);
-    if (fd)
-        waiters_left(w, fd);
+    const wh_coro *coro = poll->waiter.coro;
+    struct fd_waiters *fd = waiters_of(coro->worker, &poll->op);
+    if (fd && likely(!(coro->flags & CORO_MIGRATES)))
+        waiters_left(coro->worker, fd);
 }
 
 /* ---- Closing ---- */

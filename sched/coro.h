@@ -84,10 +84,11 @@ struct end_hook {
     void (*ended)(struct end_hook *hook, wh_coro *coro, intptr_t value);
 };
 
-/* Told of the end of the run if it is still listed then (worker->run_hooks): no coroutine runs any
+/* Told of the end of the run if it is still listed then (run->run_hooks): no coroutine runs any
  * more, those that were to take something down have been abandoned. */
 struct run_hook {
-    struct list link;
+    struct list link; /* under the run's lock */
+    struct run *run;
     void (*over)(struct run_hook *hook);
 };
 

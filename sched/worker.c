@@ -101,13 +101,19 @@ void worker_post(struct worker *w, struct post *post)
     worker_notify(w);
 }
 
+/* Whether it may run on any worker. Not while it has polls in the ring of this one. */
+static inline bool may_move(const wh_coro *coro)
+{
+    return unlikely(coro->flags & CORO_MIGRATES) && !(wait_kind_of(coro)->has_polls && coro->polls);
+}
+
 void make_ready_shared(wh_coro *coro)
 {
     struct worker *w = coro->worker;
     if (w != worker_tls) {
         INBOX_PUSH(&w->inbox.woken, coro, next);
         worker_notify(w);
-    } else if (coro->flags & CORO_MIGRATES) {
+    } else if (may_move(coro)) {
         ready_push_any(w, coro);
     } else {
         __builtin_prefetch(coro->context.sp); /* it runs soon */
@@ -121,7 +127,7 @@ static void receive(struct worker *w, wh_coro *coro)
     wh_assert(state_of(coro) == CORO_READY || state_of(coro) == CORO_NEW);
     if (unlikely(coro->worker != w) && !coro_adopt(w, coro))
         INBOX_PUSH(&w->inbox.woken, coro, next); /* until there is a stack for it */
-    else if (coro->flags & CORO_MIGRATES)
+    else if (state_of(coro) == CORO_READY && may_move(coro))
         ready_push_any(w, coro);
     else
         ready_push(w, coro);
@@ -442,6 +448,21 @@ void run_over(struct run *run)
     /* seq_cst: pairs with the look in worker_may_sleep() */
     __atomic_store_n(&run->over, true, __ATOMIC_SEQ_CST);
     workers_wake(run);
+}
+
+void run_hook_add(struct run *run, struct run_hook *hook)
+{
+    hook->run = run;
+    lock_take(&run->lock);
+    list_push_back(&run->run_hooks, &hook->link);
+    lock_give(&run->lock);
+}
+
+void run_hook_remove(struct run_hook *hook)
+{
+    lock_take(&hook->run->lock);
+    list_remove(&hook->link);
+    lock_give(&hook->run->lock);
 }
 
 void run_meet(struct run *run)

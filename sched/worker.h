@@ -204,6 +204,10 @@ void worker_awake(struct worker *w);
 /* From now on others may touch what this worker touches. On its own thread, between calls. */
 void run_share(struct worker *w);
 
+void run_hook_add(struct run *run, struct run_hook *hook);
+/* Takes it off, if it still is on. */
+void run_hook_remove(struct run_hook *hook);
+
 /* All threads of the run wait here for each other. */
 void run_meet(struct run *run);
 

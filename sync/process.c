@@ -24,8 +24,8 @@
  *
  * Owners: pid, pidfd and the way to stop are constant from `started` on; ends[] is the handle's
  * holder's; status and error are the keeper's until it sets `ended`, and constant then. At the end
- * of a run, what was not given back is killed, reaped and freed by a hook of the run (run_over()),
- * also when no keeper runs any more.
+ * of a run, what was not given back is killed, reaped and freed by a hook of the run
+ * (process_over()), also when no keeper runs any more.
  *
  * Rejected: each call of wh_process_wait() with a waitid of its own. The first would take the
  * status, and who stops the process, or reaps what nobody waits for, would still be a coroutine.
@@ -197,7 +197,7 @@ static void dispose(wh_process *process)
 }
 
 /* The run is over and the process was not given back. No coroutine runs any more. */
-static void run_over(struct run_hook *hook)
+static void process_over(struct run_hook *hook)
 {
     wh_process *process = container_of(hook, wh_process, hook);
     if (!wh_event_is_set(&process->ended)) {
@@ -214,13 +214,13 @@ static void run_over(struct run_hook *hook)
 
 static void hook_add(wh_coro *self, wh_process *process)
 {
-    process->hook.over = run_over;
-    list_push_back(&self->worker->run_hooks, &process->hook.link);
+    process->hook.over = process_over;
+    run_hook_add(self->worker->run, &process->hook);
 }
 
 static void hook_remove(wh_process *process)
 {
-    list_unlink(&process->hook.link);
+    run_hook_remove(&process->hook);
 }
 
 /* ---- Spawning ---- */

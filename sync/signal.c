@@ -215,7 +215,7 @@ static void take_down(struct signals *signals)
     while (signals->wishes)
         wish_drop(signals, &signals->wishes);
     slot_leave(signals->slot);
-    list_remove(&signals->hook.link);
+    run_hook_remove(&signals->hook);
     mem_free(signals);
 }
 
@@ -260,7 +260,7 @@ static int signals_create(struct worker *w)
     if (rc < 0)
         goto unreserve;
     signals->hook.over = signals_over;
-    list_push_back(&w->run->run_hooks, &signals->hook.link);
+    run_hook_add(w->run, &signals->hook);
     const uintptr_t words[] = {(uintptr_t)signals, (uintptr_t)w->run};
     coro_start(signals->reader, &site, (void (*)(void))read_signals, words);
     w->run->signals = signals;

@@ -22,7 +22,7 @@
  *                          CANCELLED, and a parked one is claimed. Whether it is parked is decided
  *                          before the unlock: after it, a thief may have run it to its end
  * STOLEN                   a thief has it from a deque: lock, coro->worker = me, unlock, run
- * CLAIMED                  a waker anywhere: coro_claim(), then coro->worker's `woken` list
+ * CLAIMED                  a waker anywhere: claim(), then coro->worker's `woken` list
  * run_coro                 the coroutine: ends, yields, or parks if it is not cancelled
  * end_coro                 its end: asked: open own mail until it is not; lock; look again; dead
  * joiner                   wh_join(): frees the descriptor; a new coroutine gets it. A handle is

@@ -21,8 +21,8 @@
  *
  * model                    code
  * lock, unlock             the object's lock (sync/): all of a call, in the order of addresses
- * serve                    queue_take() with coro_claim(): stale waiters are dropped
- * swap_state               coro_claim(): the compare-and-swap PARKED -> READY
+ * serve                    queue_take() with claim(): stale waiters are dropped
+ * swap_state               claim(): the compare-and-swap PARKED -> READY
  * hand_over                the transfer, under the lock, once the peer is claimed
  * wake_up                  wake(): result into coro->wake, push to the worker's `woken` list
  * enqueue                  wake = 0, state = PARKED, waiters into the queues; then unlock

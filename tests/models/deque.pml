@@ -17,8 +17,8 @@
  *
  * model                    code (sched/deque.h)
  * push                     deque_push(): head acquire, slot, tail release
- * take                     deque_take(n): head acquire, copy, compare-and-swap of head
- * steal                    deque_steal(half): head acquire, tail acquire, copy, compare-and-swap
+ * take                     deque_take(): head acquire, copy, compare-and-swap of head
+ * steal                    deque_take(): head acquire, tail acquire, copy, compare-and-swap
  * steal: n > SLOTS / 2     the check that head and tail belong together, see BROKEN_STEAL_UNCHECKED
  * memory, own[]            the processor's: the store buffer; the owner's view of its stores
  *

@@ -145,7 +145,6 @@ static void make_by_group(struct round *r)
 static void settle(const struct round *r)
 {
     int64_t limit_ns = now_ns() + SETTLE_NS;
-    uint64_t ended = count_get(&life.ended) - r->ended_before;
     wh_stats s;
     do {
         wh_sleep(WH_MILLISECOND / 4);
@@ -159,6 +158,7 @@ static void settle(const struct round *r)
     CHECK(s.ops_in_flight == 0 && s.timers_armed == 0,
           "at the end %llu operations are in flight, %llu timers armed",
           (unsigned long long)s.ops_in_flight, (unsigned long long)s.timers_armed);
+    uint64_t ended = count_get(&life.ended) - r->ended_before;
     CHECK(s.coros_ended == ended, "the run counts %llu ended, we %llu",
           (unsigned long long)s.coros_ended, (unsigned long long)ended);
 }

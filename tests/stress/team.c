@@ -8,9 +8,7 @@ static wh_spawn_options options;
 /* The hook for coroutines that move: when wh_spawn_options has a field for it, it is set here. */
 void spawn_options_set(const struct settings *settings)
 {
-    options = (wh_spawn_options){0};
-    if (settings->migrate)
-        fprintf(stderr, "whorl-stress: --migrate: this build's coroutines stay where they are\n");
+    options = (wh_spawn_options){.migrate = settings->migrate};
 }
 
 const wh_spawn_options *spawn_options(void)
