@@ -40,6 +40,7 @@ static const struct bench *const benches[] = {
     &sleep_arm_cancel,
     &deadline_scope,
     &recv_deadline_pingpong,
+    &blocking_call,
     &timers_1m,
     &parked_1m,
 };

@@ -4,6 +4,7 @@
 #ifndef WHORL_H
 #define WHORL_H
 
+#include <whorl/blocking.h>
 #include <whorl/chan.h>
 #include <whorl/coro.h>
 #include <whorl/ctx.h>

@@ -404,18 +404,6 @@ void coro_attach_stack(struct worker *w, wh_coro *coro)
 
 typedef uintptr_t (*entry_fn)(uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t);
 
-/* What the function returned, widened: it left only the low bytes of the register defined. */
-static intptr_t widen(uintptr_t raw, unsigned size)
-{
-    switch (size) {
-    case 0: return 0;
-    case 1: return (int8_t)raw;
-    case 2: return (int16_t)raw;
-    case 4: return (int32_t)raw;
-    default: return (intptr_t)raw;
-    }
-}
-
 /* A site's first run on a stack without an earlier one's memory shows how deep it goes; then a few
  * such runs, because looking costs a system call. */
 static void measure_depth(struct worker *w, const wh_coro *self)
@@ -551,7 +539,7 @@ SANITIZER_UNWATCHED void context_main(struct context *context)
     if (unlikely(self->stack->extra))
         locals_destroy(self);
     where_set(self->worker, IN_RUNTIME);
-    finish(self, widen(raw, site_ret_size(self->site)));
+    finish(self, value_widen(raw, site_ret_size(self->site)));
 }
 
 /* ---- Handles ---- */

@@ -234,6 +234,12 @@ static bool barren(const struct worker *w)
     return !w->ops_in_flight && !w->wheel.armed && !w->alarms.armed && !w->ending;
 }
 
+/* Whether threads outside may push to its inbox. */
+static bool posted_to(const struct worker *w)
+{
+    return __atomic_load_n(&w->run->outside, __ATOMIC_RELAXED);
+}
+
 /* Whether the worker of several may sleep now. */
 static bool fall_asleep(struct worker *w)
 {
@@ -264,13 +270,14 @@ static void idle(struct worker *w, struct op_list *done)
             return;
         }
     }
-    if (until_ns > 0 && unlikely(w->shared) && !fall_asleep(w)) {
+    bool watched = w->shared || posted_to(w);
+    if (until_ns > 0 && unlikely(watched) && !fall_asleep(w)) {
         engine_wait(w->engine, 0, done);
         return;
     }
     w->sleeps += until_ns > 0;
     engine_wait(w->engine, until_ns, done);
-    if (until_ns > 0 && unlikely(w->shared))
+    if (until_ns > 0 && unlikely(watched))
         worker_awake(w);
     if (until_ns > 0 && (done->first || !w->ops_in_flight))
         idle_learn(w, clock_read(&w->clock) - began_ns, done);
@@ -394,15 +401,17 @@ void loop_run(struct worker *w)
         struct op_list done = {NULL, NULL};
         if (unlikely(w->shared))
             share_work(w);
+        else if (unlikely(!inbox_empty(&w->inbox)))
+            inbox_take(w);
         if (more_to_do(w))
             engine_wait(w->engine, 0, &done);
-        else if (likely(!barren(w)) || w->shared)
+        else if (likely(!barren(w)) || w->shared || posted_to(w))
             idle(w, &done);
         else
             deadlock(w);
         w->now_ns = clock_sync(&w->clock);
         wake_completed(&done);
-        if (unlikely(w->shared))
+        if (unlikely(!inbox_empty(&w->inbox)))
             inbox_take(w);
         expire_timers(w);
         if (unlikely(!list_empty(&w->sweeps)))

@@ -277,6 +277,7 @@ static void worker_live(struct worker *w)
     if (pinned)
         (void)sched_setaffinity(0, sizeof cores, &cores);
     run_meet(run); /* nobody runs any more */
+    inbox_take(w); /* what waits there is to be freed */
     worker_end(w);
     run_meet(run); /* nobody looks at another one any more */
     sanitizer_fibers_finish();
@@ -316,14 +317,20 @@ static struct worker *worker_add(struct run *run)
 
 /* Signals that are sent to the process go on to arrive where they would without us: our threads
  * block all but those that are a thread's own doing. */
-static int thread_start(struct worker *w)
+void signals_block(sigset_t *ret_before)
 {
     static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT, SIGPROF};
-    sigset_t most, before;
+    sigset_t most;
     sigfillset(&most);
     for (size_t i = 0; i < array_count(own); i++)
         sigdelset(&most, own[i]);
-    pthread_sigmask(SIG_SETMASK, &most, &before);
+    pthread_sigmask(SIG_SETMASK, &most, ret_before);
+}
+
+static int thread_start(struct worker *w)
+{
+    sigset_t before;
+    signals_block(&before);
     int rc = -pthread_create(&w->thread, NULL, worker_main, w);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (rc < 0)

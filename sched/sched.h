@@ -546,6 +546,18 @@ static inline unsigned site_ret_size(const struct wh_site *site)
     return __atomic_load_n(&site->ret_size, __ATOMIC_RELAXED);
 }
 
+/* What a function returned, widened: it left only the low bytes of the register defined. */
+static inline intptr_t value_widen(uintptr_t raw, unsigned size)
+{
+    switch (size) {
+    case 0: return 0;
+    case 1: return (int8_t)raw;
+    case 2: return (int16_t)raw;
+    case 4: return (int32_t)raw;
+    default: return (intptr_t)raw;
+    }
+}
+
 /* Writes "name #id, started at file:line" into buf; as snprintf(3). */
 int coro_describe(const wh_coro *coro, char *buf, size_t size);
 

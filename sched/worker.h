@@ -13,6 +13,7 @@
 #include <whorl/stats.h>
 
 #include <pthread.h>
+#include <signal.h>
 
 enum { WORKER_FIGURES = sizeof(wh_stats) / sizeof(uint64_t) };
 
@@ -220,6 +221,9 @@ void run_over(struct run *run);
 
 /* Names on standard error what has not ended when all workers have left their loops. */
 void run_name_left(const struct run *run);
+
+/* For the start of a thread: blocks what it is not to get. */
+void signals_block(sigset_t *ret_before);
 
 /* Gives a reference to the run's memory back. */
 void run_unref(struct run *run);

@@ -1,0 +1,45 @@
+/*
+ * whorl/blocking.h: calls that would block a worker, made on threads of their own.
+ *
+ *     intptr_t rc;
+ *     if (wh_blocking(&rc, getaddrinfo_into, name, &result) == 0)
+ *         ...                               rc is what the function returned
+ *
+ * For libraries that wait on their own, and for long computations: while a thread makes the call
+ * the coroutine parks and its worker runs others. The threads are the process's, shared by all its
+ * runs: one is started when none is free, up to 64 (WHORL_BLOCKING_MAX in the environment, 1 to
+ * 4096), and one that has had nothing to do for five seconds ends. More calls wait in their order.
+ * A thread has a stack of 8 MiB.
+ */
+#ifndef WHORL_BLOCKING_H
+#define WHORL_BLOCKING_H
+
+#include <whorl/coro.h>
+#include <whorl/types.h>
+
+WH_BEGIN_DECLS
+
+/*
+ * wh_blocking(&value, fn, args...): makes the call fn(args...), checked as wh_go() does, on another
+ * thread, and waits until it has returned. value, an intptr_t * or NULL, receives its result,
+ * widened as by wh_join(). May park. Returns 0; or
+ *   -ETIMEDOUT, -ECANCELED   the context ended. A call that has not begun is not made; one that has
+ *                            begun goes on without the caller, and its result is dropped
+ *   -ENOMEM                  no memory; the call is not made
+ *   -EAGAIN                  no thread could be started and there is none (pthread_create(3))
+ *
+ * What the function is given must therefore live until it has returned, and not only as long as
+ * this call: lend it memory of the caller's stack only in a WH_SHIELD (whorl/ctx.h). On its thread
+ * there is no coroutine: calls of whorl abort there, but for those that say that any thread may
+ * make them.
+ */
+#define wh_blocking(ret_value, ...) WH_START_(wh_blocking_, (ret_value), NULL, __VA_ARGS__)
+
+/* ---- What the macro above stands on; not for direct use. ---- */
+
+WH_API int wh_blocking_(struct wh_site *site, intptr_t *ret_value, const void *none,
+                        void (*fn)(void), const uintptr_t *words);
+
+WH_END_DECLS
+
+#endif

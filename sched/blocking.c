@@ -1,0 +1,267 @@
+/*
+ * blocking.c: calls on threads of their own (whorl/blocking.h).
+ *
+ *      caller: job -> queue --> thread: calls the function --> post to the caller's worker
+ *                                                                    | deliver: claims the caller
+ *      caller parks <------------------------------------------------'   if it still waits
+ *
+ * A thread never touches a coroutine: it posts to the worker on which the caller waits, and that
+ * one wakes it. So nothing is shared with the run but its worker's inbox, and a run with one worker
+ * stays alone.
+ *
+ * A job is held by the caller and by whoever has it to do (queue, thread, post): the last of the
+ * two frees it. While its worker may be posted to, `worker` is set; the caller that leaves early,
+ * or the end of the run, clears it under the job's lock, under which the thread posts. The run
+ * counts such jobs as threads outside (run->outside): it may sleep for ever without being
+ * deadlocked.
+ *
+ *      job: QUEUED --taken--> RUNNING --returned--> posted or dropped
+ *             `--- caller leaves: taken off the queue
+ *
+ * The queue and the threads are the process's, under one mutex.
+ */
+#include "sched/next.h"
+
+#include <whorl/blocking.h>
+
+#include <pthread.h>
+#include <string.h>
+#include <time.h>
+
+#define STACK_BYTES ((size_t)8 << 20)
+
+enum { THREADS_MAX = 64, THREADS_LIMIT = 4096, IDLE_S = 5 };
+
+struct job {
+    struct list link; /* in the queue; under the pool's mutex; pointing at itself when it is not */
+    struct post post;
+    struct run_hook hook; /* while the caller waits */
+    struct wh_site *site;
+    void (*fn)(void);
+    uintptr_t words[6];
+    intptr_t value;
+    uint32_t refs; /* atomic */
+    uint8_t lock;
+    struct worker *worker; /* under lock: to be posted to; NULL: nobody waits any more */
+    wh_coro *caller;       /* its worker's: NULL when it waits no more */
+    bool done;             /* its worker's: delivered */
+};
+
+static struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t wanted;
+    struct list queue;
+    unsigned threads;
+    unsigned idle;
+    unsigned queued;
+} pool = {.mutex = PTHREAD_MUTEX_INITIALIZER,
+          .wanted = PTHREAD_COND_INITIALIZER,
+          .queue = {&pool.queue, &pool.queue}};
+
+static const struct wait_kind wait_blocking = {.reason = "blocking call",
+                                               .withdraw = queue_withdraw};
+
+static void job_unref(struct job *job)
+{
+    /* acq_rel: pairs with itself: whoever frees it has seen what the other did */
+    if (__atomic_sub_fetch(&job->refs, 1, __ATOMIC_ACQ_REL) == 0)
+        mem_free(job);
+}
+
+/* ---- On the worker ---- */
+
+/* Nobody is to post any more. Returns whether somebody could have. */
+static bool job_forget(struct job *job)
+{
+    lock_take(&job->lock);
+    struct worker *w = job->worker;
+    job->worker = NULL;
+    lock_give(&job->lock);
+    if (w)
+        __atomic_fetch_sub(&w->run->outside, 1, __ATOMIC_RELAXED);
+    return w;
+}
+
+static void delivered(struct post *post, struct worker *w)
+{
+    struct job *job = container_of(post, struct job, post);
+    __atomic_fetch_sub(&w->run->outside, 1, __ATOMIC_RELAXED);
+    job->done = true;
+    if (job->caller && claim(job->caller, w->shared))
+        make_ready(job->caller, 1, w->shared);
+    job_unref(job);
+}
+
+/* The run is over and the caller has been abandoned. */
+static void job_over(struct run_hook *hook)
+{
+    struct job *job = container_of(hook, struct job, hook);
+    bool awaited = job_forget(job);
+    if (!awaited)
+        job_unref(job); /* the post that is in an inbox which nobody empties any more */
+    job_unref(job);
+}
+
+/* ---- The threads ---- */
+
+static void job_do(struct job *job)
+{
+    const uintptr_t *a = job->words;
+    uintptr_t raw = ((uintptr_t (*)(uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t,
+                                    uintptr_t))job->fn)(a[0], a[1], a[2], a[3], a[4], a[5]);
+    job->value = value_widen(raw, site_ret_size(job->site));
+    lock_take(&job->lock);
+    struct worker *w = job->worker;
+    job->worker = NULL;
+    if (w)
+        worker_post(w, &job->post);
+    lock_give(&job->lock);
+    if (!w)
+        job_unref(job);
+}
+
+/* The next job; NULL when there has been none for long. With the mutex held. */
+static struct job *job_next(void)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += IDLE_S;
+    int rc = 0;
+    pool.idle++;
+    while (list_empty(&pool.queue) && rc == 0)
+        rc = pthread_cond_timedwait(&pool.wanted, &pool.mutex, &until);
+    pool.idle--;
+    if (list_empty(&pool.queue))
+        return NULL;
+    struct job *job = container_of(pool.queue.next, struct job, link);
+    list_remove(&job->link);
+    pool.queued--;
+    return job;
+}
+
+static void *thread_main(void *none)
+{
+    struct job *job;
+    (void)none;
+    pthread_setname_np(pthread_self(), "whorl-blocking");
+    pthread_mutex_lock(&pool.mutex);
+    while ((job = job_next())) {
+        pthread_mutex_unlock(&pool.mutex);
+        job_do(job);
+        pthread_mutex_lock(&pool.mutex);
+    }
+    pool.threads--;
+    pthread_mutex_unlock(&pool.mutex);
+    return NULL;
+}
+
+static unsigned threads_max(void)
+{
+    int64_t max = env_number("WHORL_BLOCKING_MAX", THREADS_MAX);
+    return max < 1 ? 1 : max > THREADS_LIMIT ? THREADS_LIMIT : (unsigned)max;
+}
+
+/* With the mutex held. Returns 0 or -EAGAIN. */
+static int thread_start(void)
+{
+    pthread_t thread;
+    pthread_attr_t attr;
+    pthread_attr_init(&attr);
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attr, STACK_BYTES);
+    sigset_t before;
+    signals_block(&before);
+    int rc = pthread_create(&thread, &attr, thread_main, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attr);
+    pool.threads += rc == 0;
+    return rc ? -EAGAIN : 0;
+}
+
+static int job_queue(struct job *job)
+{
+    int rc = 0;
+    pthread_mutex_lock(&pool.mutex);
+    if (pool.queued >= pool.idle && pool.threads < threads_max())
+        rc = thread_start();
+    if (pool.threads) {
+        rc = 0; /* one more would have been better */
+        list_push_back(&pool.queue, &job->link);
+        pool.queued++;
+        pthread_cond_signal(&pool.wanted);
+    }
+    pthread_mutex_unlock(&pool.mutex);
+    return rc;
+}
+
+/* Takes a job that nobody has begun off the queue. Returns whether it was there. */
+static bool job_unqueue(struct job *job)
+{
+    pthread_mutex_lock(&pool.mutex);
+    bool queued = !list_empty(&job->link);
+    if (queued) {
+        list_remove(&job->link);
+        pool.queued--;
+    }
+    pthread_mutex_unlock(&pool.mutex);
+    return queued;
+}
+
+/* ---- The call ---- */
+
+static int await(wh_coro *self, struct job *job)
+{
+    run_hook_add(self->worker->run, &job->hook);
+    deadline_arm(self);
+    int rc = park(self, &wait_blocking);
+    run_hook_remove(&job->hook);
+    job->caller = NULL;
+    if (job->done) {
+        /* The thread that has posted is through with the worker, which may go next. */
+        lock_take(&job->lock);
+        lock_give(&job->lock);
+        return 0; /* a result that has come beats what came with it */
+    }
+    if (job_unqueue(job)) {
+        job_forget(job);
+        job_unref(job);
+        return rc;
+    }
+    job_forget(job); /* the call goes on, and its end is nobody's matter */
+    return rc;
+}
+
+int wh_blocking_(struct wh_site *site, intptr_t *ret_value, const void *none, void (*fn)(void),
+                 const uintptr_t *words)
+{
+    INSIDE(self, "wh_blocking");
+    (void)none;
+    int rc = ended(self);
+    if (unlikely(rc < 0))
+        return refuse(self, rc);
+    struct job *job = mem_zalloc(sizeof *job);
+    if (!job)
+        return -ENOMEM;
+    struct worker *w = self->worker;
+    list_init(&job->link);
+    job->post.deliver = delivered;
+    job->hook.over = job_over;
+    job->site = site;
+    job->fn = fn;
+    memcpy(job->words, words, site_args(site) * sizeof *words);
+    job->refs = 2;
+    job->worker = w;
+    job->caller = self;
+    __atomic_fetch_add(&w->run->outside, 1, __ATOMIC_RELAXED);
+    rc = job_queue(job);
+    if (unlikely(rc < 0)) {
+        job_forget(job);
+        job_unref(job);
+    } else {
+        rc = await(self, job);
+        if (rc == 0 && ret_value)
+            *ret_value = job->value;
+    }
+    job_unref(job);
+    return rc;
+}
