@@ -370,14 +370,9 @@ int coro_start_hooked(wh_coro *self, struct wh_site *site, void (*fn)(void), con
 
 bool coro_adopt(struct worker *w, wh_coro *coro)
 {
-    struct worker *from = coro->worker;
-    if (state_of(coro) == CORO_NEW) {
-        int size_class = coro->start.stack_class;
-        if (stack_reserve(&w->stacks, size_class) < 0)
-            return false;
-        if (from)
-            stack_unreserve_from_outside(&from->stacks, size_class);
-    }
+    if (state_of(coro) == CORO_NEW &&
+        stack_reserve_from(&w->stacks, &coro->worker->stacks, coro->start.stack_class) < 0)
+        return false;
     lock_take(&coro->lock);
     __atomic_store_n(&coro->worker, w, __ATOMIC_RELAXED);
     lock_give(&coro->lock);

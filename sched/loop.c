@@ -40,6 +40,7 @@ enum {
     TIDY_PARKED_ROUNDS = 2,
     EXPIRED_SLICE = 512,
     DEADLOCK_NAMED_MAX = 20,
+    INJECTED_TURNS = 8,
 };
 
 /* ---- Housekeeping ---- */
@@ -376,6 +377,8 @@ static void share_work(struct worker *w)
     inbox_take(w);
     if (w->ready_first) {
         deque_refill(w); /* those that may move must not wait behind those that stay for ever */
+        if (w->turns % INJECTED_TURNS == 0)
+            work_injected_take(w); /* nor those that found no place in a deque */
         search_end(w, true);
         if (deque_len(&w->deque))
             work_announce(w->run);

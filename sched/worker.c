@@ -214,7 +214,7 @@ static void keep(struct worker *w, wh_coro *coro)
         ready_push(w, coro);
 }
 
-static bool take_injected(struct worker *w)
+bool work_injected_take(struct worker *w)
 {
     struct run *run = w->run;
     if (!__atomic_load_n(&run->injected, __ATOMIC_RELAXED))
@@ -254,7 +254,7 @@ static bool steal_from(struct worker *w, struct worker *victim)
 bool work_find(struct worker *w)
 {
     deque_refill(w);
-    if (w->ready_first || take_injected(w))
+    if (w->ready_first || work_injected_take(w))
         return true;
     struct run *run = w->run;
     /* acquire: pairs with the release in worker_add() */

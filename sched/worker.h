@@ -175,6 +175,10 @@ void ready_push_any(struct worker *w, wh_coro *coro);
 /* Moves runnable coroutines from the worker's own deque to its run queue. */
 COLD void deque_refill(struct worker *w);
 
+/* Takes the worker's share of those that have been injected. Returns whether the run queue has some
+ * now. */
+bool work_injected_take(struct worker *w);
+
 /* Looks for runnable coroutines elsewhere. Returns whether the run queue has some now. */
 bool work_find(struct worker *w);
 

@@ -210,16 +210,22 @@ COLD static int slot_prepare(struct stack_pool *pool, int size_class)
     return 0;
 }
 
-int stack_reserve_more(struct stack_pool *pool, int size_class)
+/* Sees to it that there is one more than are promised. */
+static int room_for_one(struct stack_pool *pool, int size_class)
 {
     struct stack_class *c = &pool->classes[size_class];
+    if (c->promised == c->warm_count + c->cold_count)
+        stack_pool_collect(pool);
+    return c->promised < c->warm_count + c->cold_count ? 0 : slot_prepare(pool, size_class);
+}
+
+int stack_reserve_more(struct stack_pool *pool, int size_class)
+{
     if (pool->total && __atomic_fetch_add(pool->total, 1, __ATOMIC_RELAXED) >= pool->stacks_max) {
         stack_total_less(pool);
         return complain(pool, "wh_options.stacks_max is reached", "raise it");
     }
-    if (c->promised == c->warm_count + c->cold_count)
-        stack_pool_collect(pool);
-    int rc = c->promised < c->warm_count + c->cold_count ? 0 : slot_prepare(pool, size_class);
+    int rc = room_for_one(pool, size_class);
     if (rc < 0)
         stack_total_less(pool);
     return rc;
@@ -227,10 +233,15 @@ int stack_reserve_more(struct stack_pool *pool, int size_class)
 
 /* ---- From other threads ---- */
 
-void stack_unreserve_from_outside(struct stack_pool *pool, int size_class)
+int stack_reserve_from(struct stack_pool *pool, struct stack_pool *from, int size_class)
 {
-    stack_total_less(pool);
-    __atomic_fetch_add(&pool->unreserved[size_class], 1, __ATOMIC_RELAXED);
+    int rc = room_for_one(pool, size_class);
+    if (rc < 0)
+        return rc;
+    pool->classes[size_class].promised++;
+    pool->stacks++;
+    __atomic_fetch_add(&from->unreserved[size_class], 1, __ATOMIC_RELAXED);
+    return 0;
 }
 
 void stack_return(struct stack_pool *pool, struct stack *stack)

@@ -29,7 +29,7 @@
  * A pool belongs to one thread, its owner. Two things others may do, without waiting: give back a
  * stack of it, on which a coroutine came over to them (stack_return()), and say that a reservation
  * is not needed any more, because they have made one for the same coroutine in their own pool
- * (stack_unreserve_from_outside()). The owner takes note of both in stack_pool_collect().
+ * (stack_reserve_from()). The owner takes note of both in stack_pool_collect().
  *
  *      others: returned  -- push (release) -->  [s]->[s]->    owner: exchange (acquire), give
  *              unreserved[class] += 1 (relaxed)               owner: exchange, promised -= it
@@ -162,8 +162,9 @@ static inline void stack_unreserve(struct stack_pool *pool, int size_class)
     stack_total_less(pool);
 }
 
-/* The same, by a thread that is not the owner. */
-void stack_unreserve_from_outside(struct stack_pool *pool, int size_class);
+/* A reservation moves from one pool to another, whose owner calls this. Returns as stack_reserve();
+ * the limit is not touched. */
+int stack_reserve_from(struct stack_pool *pool, struct stack_pool *from, int size_class);
 
 /* Takes a stack that was reserved. */
 static inline struct stack *stack_take(struct stack_pool *pool, int size_class, void *owner)
