@@ -104,7 +104,8 @@ WH_API void wh_detach(wh_coro *coro);
  * the call after it is the one that fails. Only asks: to know that it ended, join it. What runs in
  * a WH_SHIELD (whorl/ctx.h) goes on to the shield's end first. Reaches that coroutine alone: to
  * cancel what it started as well, use a context or a group. Cancelling twice, or what has ended,
- * does nothing. The handle is borrowed. Does not park.
+ * does nothing. The handle is borrowed. Does not park; any thread may call it. A coroutine of
+ * another worker learns of it in the next turn of that worker's loop.
  */
 WH_API void wh_cancel(wh_coro *coro);
 
