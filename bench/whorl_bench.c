@@ -4,7 +4,8 @@
  *     whorl-bench [NAME...] [--json] [--list] [--cpu K]
  *
  * Figures are for comparing on one machine in one sitting: pin the process (--cpu), run what is to
- * be compared alternately, and look at the ratio of medians.
+ * be compared alternately, and look at the ratio of medians. --cpu pins all threads to one core:
+ * the benchmarks with two workers (workers.c) want to be run without it.
  */
 #include "bench/bench.h"
 
@@ -41,6 +42,12 @@ static const struct bench *const benches[] = {
     &deadline_scope,
     &recv_deadline_pingpong,
     &blocking_call,
+    &spawn_stolen,
+    &chan_unbuffered_2w,
+    &chan_buffered_2w,
+    &mutex_contended_2w,
+    &wake_remote,
+    &steal_fanout,
     &timers_1m,
     &parked_1m,
 };
