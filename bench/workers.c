@@ -265,6 +265,7 @@ static void wait_often(struct waking *w)
             return;
         int64_t now_ns = exact_now();
         wh_event_reset(&w->event);
+        /* seq_cst: pairs with the loads in wake_often() */
         atomic_store(&w->ran_ns, now_ns);
     }
 }
@@ -285,6 +286,7 @@ static void wake_often(struct waking *w)
         int64_t until_ns = exact_now() + w->gap_ns;
         while (exact_now() < until_ns)
             sched_yield();
+        /* seq_cst: pairs with the store in wait_often(), as do those below */
         atomic_store(&w->ran_ns, 0);
         int64_t set_ns = exact_now();
         wh_event_set(&w->event);
