@@ -25,13 +25,15 @@
 #include "sched/sched.h"
 
 #include <errno.h>
+#include <sched.h>
 
 enum {
     BUDGET_MIN = 16,
     BUDGET_MAX = 1024,
     TURN_SHORT_NS = 100000,
     TURN_LONG_NS = 400000,
-    SPIN_LOOKS = 32,      /* at the ring, between looks at the clock */
+    SPIN_LOOKS = 32, /* at the ring, between looks at the clock */
+    SPIN_ALONE_ROUNDS = 4,
     SPIN_SHORT_NS = 3000, /* what comes sooner than a sleep and a wake take counts as a batch */
     IDLE_BATCH_ONE = 256, /* one completion, in the moving average */
     TIDY_PERIOD_NS = 250000000,
@@ -194,7 +196,7 @@ static int64_t next_event_ns(const struct worker *w)
 /* Looks at the ring, and at what others have, until something is there or until limit_ns. */
 static bool spin(struct worker *w, int64_t limit_ns)
 {
-    do {
+    for (int round = 0; round == 0 || clock_read(&w->clock) < limit_ns; round++) {
         for (int i = 0; i < SPIN_LOOKS; i++) {
             if (w->engine->type->ready(w->engine) || !inbox_empty(&w->inbox))
                 return true;
@@ -202,7 +204,10 @@ static bool spin(struct worker *w, int64_t limit_ns)
         }
         if (w->searches && work_is_there(w))
             return true;
-    } while (clock_read(&w->clock) < limit_ns);
+        /* What is waited for may have to come from a worker that shares this core. */
+        if (w->shared && round >= SPIN_ALONE_ROUNDS)
+            sched_yield();
+    }
     return false;
 }
 
