@@ -44,7 +44,7 @@ static unsigned rounded_up(long long quota, long long period)
 {
     if (quota <= 0 || period <= 0)
         return CPUS_MAX;
-    long long cpus = (quota + period - 1) / period;
+    long long cpus = quota / period + (quota % period != 0);
     return cpus > CPUS_MAX ? CPUS_MAX : (unsigned)cpus;
 }
 

@@ -315,7 +315,7 @@ int wh_start_(struct wh_site *site, wh_coro **ret_coro, const wh_spawn_options *
 {
     wh_coro *self = enter(ret_coro ? "wh_spawn" : "wh_go");
     struct worker *w = self->worker;
-    if (unlikely(w->ending))
+    if (unlikely(starts_no_more(w)))
         return leave(self, -ECANCELED);
     if (unlikely(options))
         return leave(self, start_with(self, site, ret_coro, options, fn, words));
@@ -355,7 +355,7 @@ int coro_start_hooked(wh_coro *self, struct wh_site *site, void (*fn)(void), con
                       struct end_hook *hook)
 {
     struct worker *w = self->worker;
-    if (unlikely(w->ending))
+    if (unlikely(starts_no_more(w)))
         return -ECANCELED;
     wh_coro *coro = create(w, w->stack_class);
     if (unlikely(!coro))

@@ -54,7 +54,7 @@ static void after_free(struct worker *w, wh_after *after)
 static void after_start(struct worker *w, wh_after *after)
 {
     alarm_cancel(w, &after->alarm);
-    if (unlikely(w->ending))
+    if (unlikely(starts_no_more(w)))
         coro_unreserve(after->coro);
     else
         coro_start(after->coro, after->site, after->fn, after->words);

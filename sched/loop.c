@@ -310,10 +310,9 @@ static void name_one(wh_coro *coro, void *arg)
         report("%s: %s, runnable", naming->what, who);
 }
 
+/* All other workers sleep, and so do all coroutines: named first, before anything is cancelled. */
 COLD static void deadlock(struct worker *w)
 {
-    if (!run_end(w->run, -EDEADLK))
-        return;
     struct naming naming = {"deadlocked", DEADLOCK_NAMED_MAX};
     unsigned long long count = live(w->run);
     if (count == 1)
@@ -322,6 +321,7 @@ COLD static void deadlock(struct worker *w)
         report("deadlock: %llu coroutines wait for each other and nothing else is under way",
                count);
     coro_visit(w->run, name_one, &naming);
+    (void)run_end(w->run, -EDEADLK);
 }
 
 COLD static void begin_end(struct worker *w)

@@ -220,6 +220,12 @@ static inline struct worker *worker_of(const wh_coro *coro)
     return __atomic_load_n(&coro->worker, __ATOMIC_RELAXED);
 }
 
+/* Whether the run is ending: nothing new starts. Another worker may know first. */
+static inline bool starts_no_more(const struct worker *w)
+{
+    return w->ending || (unlikely(w->shared) && __atomic_load_n(&w->run->ending, __ATOMIC_RELAXED));
+}
+
 /* Counts what other threads may read. */
 static inline void bump(uint64_t *counter)
 {

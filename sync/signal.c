@@ -227,6 +227,7 @@ static void signals_over(struct run_hook *hook)
         /* Who waits there was abandoned, too, and is no reason to keep it. */
         list_init(&wish->ch->receivers);
         list_init(&wish->ch->senders);
+        wish->ch->waiting = 0;
     }
     take_down(signals);
 }
