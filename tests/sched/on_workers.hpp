@@ -59,10 +59,22 @@ template <typename F> void until(const F &holds)
         wh_yield();
 }
 
-/* Until the coroutine waits for something; its handle must not have been given back. */
+/* Until the coroutine waits for something, or has ended; its handle must not have been given back.
+ */
+inline void until_state(const wh_coro *coro, int state)
+{
+    /* acquire: pairs with the release in the change of the state by its worker */
+    until([&] { return __atomic_load_n(&coro->state, __ATOMIC_ACQUIRE) == state; });
+}
+
 inline void until_parked(const wh_coro *coro)
 {
-    until([coro] { return __atomic_load_n(&coro->state, __ATOMIC_ACQUIRE) == CORO_PARKED; });
+    until_state(coro, CORO_PARKED);
+}
+
+inline void until_ended(const wh_coro *coro)
+{
+    until_state(coro, CORO_DEAD);
 }
 
 #endif

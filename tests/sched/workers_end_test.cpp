@@ -26,11 +26,12 @@ int threads_now()
     return count;
 }
 
-/* A joined thread is listed until the kernel has buried it, a moment later. */
+/* A joined thread is listed until the kernel has buried it, a moment later, of which nobody is
+ * told: it is time itself that is waited for. */
 bool threads_become(int count)
 {
     for (int i = 0; i < 5000 && threads_now() != count; i++)
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        std::this_thread::sleep_for(std::chrono::milliseconds(1)); /* time itself */
     return threads_now() == count;
 }
 
@@ -261,6 +262,7 @@ TEST_CASE("workers: while one sleeps, runs or waits for the kernel, it is no dea
                 });
                 if (what == 2)
                     outside = std::thread([&] {
+                        /* time itself: all workers are to fall asleep */
                         std::this_thread::sleep_for(std::chrono::milliseconds(3));
                         if (write(pair.b, "x", 1) < 0)
                             abort();

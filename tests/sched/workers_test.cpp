@@ -260,7 +260,7 @@ TEST_CASE("workers: a coroutine of another worker is joined, running, parked or 
                 return 4;
             });
             intptr_t sum = join(running) + join(parked);
-            until([&] { return __atomic_load_n(&ended->state, __ATOMIC_ACQUIRE) == CORO_DEAD; });
+            until_ended(ended);
             sum += join(ended);
             if (sum != 7)
                 CHECK(sum == 7);
@@ -329,7 +329,7 @@ TEST_CASE("workers: one that runs, or has ended, on another worker is cancelled"
             intptr_t value = join(coro);
             CHECK(value == -ECANCELED);
             coro = on(worker, [] { return 3; });
-            until([&] { return __atomic_load_n(&coro->state, __ATOMIC_ACQUIRE) == CORO_DEAD; });
+            until_ended(coro);
             wh_cancel(coro);
             value = join(coro);
             CHECK(value == 3);
