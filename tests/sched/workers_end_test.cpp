@@ -184,6 +184,9 @@ TEST_CASE("workers: a thousand runs leave no thread and no descriptor")
 
 TEST_CASE("workers: two runs at once on two threads do not meet")
 {
+    /* A ring that one run unmaps and another maps at the same address looks like a race there. */
+    if (WITH_TSAN)
+        SKIP("ThreadSanitizer does not see how rings are mapped");
     std::atomic<int> right = 0;
     auto one = [&](int64_t salt) {
         for (int k = 0; k < times(20); k++) {
