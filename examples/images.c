@@ -461,5 +461,7 @@ int main(int argc, char **argv)
         fputs("usage: images [OUT-DIRECTORY FILE.png...]\n", stderr);
         return 2;
     }
-    return wh_run(app, &(struct arguments){argc, argv}, NULL) != 0;
+    /* One worker: the coroutines share plain variables, and take turns. */
+    const wh_options one_worker = {.workers = 1};
+    return wh_run(app, &(struct arguments){argc, argv}, &one_worker) != 0;
 }

@@ -65,5 +65,7 @@ static int app(void *arg)
 
 int main(void)
 {
-    return wh_run(app, NULL, NULL) != 0;
+    /* One worker: they take turns. */
+    const wh_options one_worker = {.workers = 1};
+    return wh_run(app, NULL, &one_worker) != 0;
 }
