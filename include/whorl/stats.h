@@ -20,7 +20,7 @@ typedef struct wh_stats {
     /* workers */
     uint64_t workers;
     uint64_t steals;       /* times one took work from another */
-    uint64_t coros_stolen; /* how many coroutines that were */
+    uint64_t coros_stolen; /* how many coroutines that were, each time it was */
     uint64_t wakes;        /* times one woke another that slept */
     /* stacks */
     uint64_t stacks_in_use;

@@ -105,7 +105,7 @@ TEST_CASE("workers: idle ones take what a busy one has started")
         CHECK(here == 0);
         wh_stats stats;
         wh_stats_get(&stats);
-        CHECK(stats.coros_stolen <= stats.coros_started);
+        CHECK(stats.coros_stolen >= 20); /* each once, or again from who had stolen it */
     });
 }
 
