@@ -271,10 +271,7 @@ void stack_pool_collect(struct stack_pool *pool)
     struct stack *stack = __atomic_exchange_n(&pool->returned, NULL, __ATOMIC_ACQUIRE);
     while (stack) {
         struct stack *next = stack->next;
-        size_t *total = pool->total;
-        pool->total = NULL; /* it was counted off when it was returned */
-        stack_give(pool, stack);
-        pool->total = total;
+        stack_put(pool, stack); /* it was counted off when it was returned */
         stack = next;
     }
 }

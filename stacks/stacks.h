@@ -189,9 +189,8 @@ static inline struct stack *stack_take(struct stack_pool *pool, int size_class, 
     return stack;
 }
 
-/* Gives it back. The caller may still be running on it: nothing touches its memory before the next
- * stack_pool_tidy() or stack_take(). */
-static inline void stack_give(struct stack_pool *pool, struct stack *stack)
+/* Among the free ones of the pool, which no longer counts it in the total. */
+static inline void stack_put(struct stack_pool *pool, struct stack *stack)
 {
     struct stack_class *c = &pool->classes[stack->size_class];
     wh_assert(stack->state == STACK_TAKEN);
@@ -201,6 +200,13 @@ static inline void stack_give(struct stack_pool *pool, struct stack *stack)
     c->warm_count++;
     c->taken--;
     pool->stacks--;
+}
+
+/* Gives it back. The caller may still be running on it: nothing touches its memory before the next
+ * stack_pool_tidy() or stack_take(). */
+static inline void stack_give(struct stack_pool *pool, struct stack *stack)
+{
+    stack_put(pool, stack);
     stack_total_less(pool);
 }
 
