@@ -12,8 +12,10 @@ enum {
 };
 
 /*
- * A function for afterwards. Its coroutine is reserved, and its alarm armed, on the worker that
- * made it, and only that one starts it, and frees it before it was:
+ * A function for afterwards. While it is listed with its context it is claimed, off WAITS, by who
+ * ends the context under that one's lock; whoever else has claimed it takes it off the list, under
+ * the lock, before anything else. Its coroutine is reserved, and its alarm armed, on the worker
+ * that made it, and only that one starts it, and frees it before it was:
  *
  *      WAITS --- end of the context, or its time ---> FIRED --- started by its worker ---> DONE
  *        |                                              |  wh_ctx_after_stop()              | the
@@ -47,7 +49,7 @@ static bool after_claim(wh_after *after, uint8_t from, uint8_t to)
 static void after_free(struct worker *w, wh_after *after)
 {
     ctx_unref(w, after->ctx);
-    mem_free(after);
+    worker_free(w, after);
 }
 
 /* On its own worker: starts the function. */
@@ -75,11 +77,9 @@ static void after_posted(struct post *post, struct worker *w)
     after_free(w, after);
 }
 
-/* Its context has ended; it is off the list. */
+/* It has been claimed by who says that its context has ended: its worker starts it. */
 static void fire(struct worker *w, wh_after *after)
 {
-    if (!after_claim(after, AFTER_WAITS, AFTER_FIRED))
-        return;
     if (after->worker == w)
         after_start(w, after);
     else
@@ -182,22 +182,27 @@ static int sweep_children(struct worker *w, wh_ctx *ctx, int left)
     return left;
 }
 
+/* Takes the next off the list: claimed, or NULL when somebody else has claimed it. Under the lock,
+ * without which who stops it does not free it. Returns false when there is none. */
+static bool pop_after(bool shared, wh_ctx *ctx, wh_after **ret_after)
+{
+    object_lock(shared, &ctx->lock);
+    bool any = !list_empty(&ctx->afters);
+    if (any) {
+        wh_after *after = container_of(ctx->afters.next, wh_after, link);
+        list_remove(&after->link);
+        *ret_after = after_claim(after, AFTER_WAITS, AFTER_FIRED) ? after : NULL;
+    }
+    object_unlock(shared, &ctx->lock);
+    return any;
+}
+
 static int sweep_others(struct worker *w, wh_ctx *ctx, int left)
 {
     bool shared = w->shared;
-    wh_after *after;
-    do {
-        after = NULL;
-        object_lock(shared, &ctx->lock);
-        if (left && !list_empty(&ctx->afters)) {
-            after = container_of(ctx->afters.next, wh_after, link);
-            list_remove(&after->link);
-            left--;
-        }
-        object_unlock(shared, &ctx->lock);
+    for (wh_after *after = NULL; left && pop_after(shared, ctx, &after); left--)
         if (after)
             fire(w, after);
-    } while (after);
 
     struct list woken;
     list_init(&woken);
@@ -318,9 +323,10 @@ int wh_ctx_after_(struct wh_site *site, wh_ctx *ctx, wh_after **ret_after, void 
         after->words[i] = words[i];
     *ret_after = after;
 
-    if (ctx_ended(ctx) || (after->ctx && !after_list(w->shared, after, ctx)))
+    if (ctx_ended(ctx) || (after->ctx && !after_list(w->shared, after, ctx))) {
+        after->state = AFTER_FIRED;
         fire(w, after);
-    else if (after->ctx && ctx->deadline_ns != WH_NEVER)
+    } else if (after->ctx && ctx->deadline_ns != WH_NEVER)
         alarm_arm(w, &after->alarm, ctx->deadline_ns);
     return 0;
 }
