@@ -13,7 +13,8 @@
  * two frees it. While its worker may be posted to, `worker` is set; the caller that leaves early,
  * or the end of the run, clears it under the job's lock, under which the thread posts. The run
  * counts such jobs as threads outside (run->outside): it may sleep for ever without being
- * deadlocked.
+ * deadlocked. A caller that has been claimed by something else may run on another worker before
+ * the post is delivered on the one where it waited: `caller` and `done` are under the lock, too.
  *
  *      job: QUEUED --taken--> RUNNING --returned--> posted or dropped
  *             `--- caller leaves: taken off the queue
@@ -42,9 +43,10 @@ struct job {
     intptr_t value;
     uint32_t refs; /* atomic */
     uint8_t lock;
-    struct worker *worker; /* under lock: to be posted to; NULL: nobody waits any more */
-    wh_coro *caller;       /* its worker's: NULL when it waits no more */
-    bool done;             /* its worker's: delivered */
+    /* under lock */
+    struct worker *worker; /* to be posted to; NULL: nobody waits any more */
+    wh_coro *caller;       /* NULL when it waits no more; it may go on on another worker */
+    bool done;             /* delivered */
 };
 
 static struct {
@@ -61,10 +63,15 @@ static struct {
 static const struct wait_kind wait_blocking = {.reason = "blocking call",
                                                .withdraw = queue_withdraw};
 
-static void job_unref(struct job *job)
+static bool job_unref_last(struct job *job)
 {
     /* acq_rel: pairs with itself: whoever frees it has seen what the other did */
-    if (__atomic_sub_fetch(&job->refs, 1, __ATOMIC_ACQ_REL) == 0)
+    return __atomic_sub_fetch(&job->refs, 1, __ATOMIC_ACQ_REL) == 0;
+}
+
+static void job_unref(struct job *job)
+{
+    if (job_unref_last(job))
         mem_free(job);
 }
 
@@ -86,10 +93,14 @@ static void delivered(struct post *post, struct worker *w)
 {
     struct job *job = container_of(post, struct job, post);
     __atomic_fetch_sub(&w->run->outside, 1, __ATOMIC_RELAXED);
+    lock_take(&job->lock);
     job->done = true;
-    if (job->caller && claim(job->caller, w->shared))
-        make_ready(job->caller, 1, w->shared);
-    job_unref(job);
+    wh_coro *claimed = job->caller && claim(job->caller, w->shared) ? job->caller : NULL;
+    lock_give(&job->lock);
+    if (claimed)
+        make_ready(claimed, 1, w->shared);
+    if (job_unref_last(job))
+        worker_free(w, job);
 }
 
 /* The run is over and the caller has been abandoned. */
@@ -215,13 +226,13 @@ static int await(wh_coro *self, struct job *job)
     deadline_arm(self);
     int rc = park(self, &wait_blocking);
     run_hook_remove(&job->hook);
+    /* The thread that has posted is through with the worker, too, which may go next. */
+    lock_take(&job->lock);
     job->caller = NULL;
-    if (job->done) {
-        /* The thread that has posted is through with the worker, which may go next. */
-        lock_take(&job->lock);
-        lock_give(&job->lock);
+    bool done = job->done;
+    lock_give(&job->lock);
+    if (done)
         return 0; /* a result that has come beats what came with it */
-    }
     if (job_unqueue(job)) {
         job_forget(job);
         job_unref(job);
