@@ -33,7 +33,7 @@ extern const struct bench sleep_arm_cancel, deadline_scope, timers_1m, parked_1m
 extern const struct bench chan_unbuffered, chan_buffered;
 extern const struct bench select_4_ready, select_4_unbuffered, select_timeout;
 extern const struct bench mutex_uncontended, mutex_1000, waitgroup_1000;
-extern const struct bench blocking_call;
+extern const struct bench blocking_call, hog_gap, checkpoint;
 extern const struct bench spawn_stolen, chan_unbuffered_2w, chan_buffered_2w, mutex_contended_2w;
 extern const struct bench wake_remote, steal_fanout;
 extern const struct bench ctx_cancel, ctx_timeout_cancel, recv_deadline_pingpong;

@@ -42,6 +42,8 @@ static const struct bench *const benches[] = {
     &deadline_scope,
     &recv_deadline_pingpong,
     &blocking_call,
+    &hog_gap,
+    &checkpoint,
     &spawn_stolen,
     &chan_unbuffered_2w,
     &chan_buffered_2w,

@@ -207,6 +207,7 @@ static inline wh_coro *create(struct worker *w, int size_class)
     }
     coro->start.stack_class = (uint8_t)size_class;
     coro->start.extra = NULL;
+    coro->start.bound = false;
     return coro;
 }
 
@@ -220,30 +221,22 @@ __attribute__((always_inline)) static inline void prepare(struct worker *w, wh_c
     coro->flags = (uint8_t)(flags | (from->flags & (CORO_CTX_ENDED | CORO_MIGRATES)));
     coro->handle = (uint8_t)handle;
     /* Unique in the run: each worker numbers its own. */
-    coro->id = (uint32_t)w->started * w->id_step + w->id_first;
+    __atomic_store_n(&coro->id, (uint32_t)w->started * w->id_step + w->id_first, __ATOMIC_RELAXED);
     coro->deadline_ns = from->deadline_ns;
     coro->stack = NULL;
-    coro->site = site;
+    __atomic_store_n(&coro->site, site, __ATOMIC_RELAXED);
     coro->joiner = NULL;
     coro->start.fn = fn;
     unsigned args = site_args(site);
     for (unsigned i = 0; i < args; i++)
         coro->start.words[i] = words[i];
+    coro->wait = 0; /* none yet: it may be looked at, by may_move() */
     state_set(coro, CORO_NEW);
     coro->ctx = NULL;
     if (unlikely(from->ctx))
         ctx_adopt(coro, from->ctx);
     bump(&w->started);
     site_started(site);
-}
-
-/* Queues a NEW one. */
-static inline void queue_new(struct worker *w, wh_coro *coro)
-{
-    if (unlikely(w->shared))
-        ready_push_any(w, coro);
-    else
-        ready_push(w, coro);
 }
 
 /* create() for one with options. */
@@ -284,6 +277,25 @@ COLD static void send(struct worker *w, wh_coro *coro, struct worker *to)
     worker_notify(to);
 }
 
+/* Queues a NEW one where others may take it; in a run with one worker only what has leave to
+ * migrate, and what has not starts on that worker, whoever starts it. */
+COLD static void queue_new_shared(struct worker *w, wh_coro *coro)
+{
+    if (likely(w->run->workers_asked > 1) || coro->flags & CORO_MIGRATES)
+        ready_push_any(w, coro);
+    else
+        send(w, coro, w->run->worker[0]);
+}
+
+/* Queues a NEW one. */
+static inline void queue_new(struct worker *w, wh_coro *coro)
+{
+    if (unlikely(w->shared))
+        queue_new_shared(w, coro);
+    else
+        ready_push(w, coro);
+}
+
 static int start_with(wh_coro *self, struct wh_site *site, wh_coro **ret_coro,
                       const wh_spawn_options *options, void (*fn)(void), const uintptr_t *words)
 {
@@ -297,10 +309,14 @@ static int start_with(wh_coro *self, struct wh_site *site, wh_coro **ret_coro,
     if (!coro)
         return -ENOMEM;
     prepare(w, coro, site, 0, ret_coro ? 0 : HANDLE_DETACHED, self, fn, words);
-    if (options->migrate)
+    if (options->migrate) {
         coro->flags |= CORO_MIGRATES;
-    if (options->worker)
+        w->migrants = true;
+    }
+    if (options->worker) {
         coro->flags &= (uint8_t)~CORO_MIGRATES;
+        coro->start.bound = true;
+    }
     if (ret_coro)
         *ret_coro = coro;
     if (options->worker)

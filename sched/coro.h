@@ -43,14 +43,17 @@ enum coro_handle {
 enum where {
     IN_USER_STALE = 0, /* in the user's code since the watchdog last looked */
     IN_USER = 1,
+    IN_SLEEP = 2, /* in the ring, for want of anything to do */
     IN_RUNTIME = 3,
+    IN_HANDLER = 4, /* in the user's code, and interrupted by the watchdog's signal */
 };
 
 enum sleep_state {
     AWAKE,
-    CALLED,        /* the same, by somebody who has counted it as searching */
-    ASLEEP,        /* or about to be */
-    ASLEEP_BARREN, /* nothing of its own can wake it: no timer, no operation */
+    CALLED,           /* the same, by somebody who has counted it as searching */
+    ASLEEP,           /* or about to be */
+    ASLEEP_BARREN,    /* nothing of its own can wake it: no timer, no operation */
+    ASLEEP_SPARE = 4, /* added to these two: takes no work, and is not counted in run->asleep */
 };
 
 enum {
@@ -134,6 +137,7 @@ struct wh_coro {
             uintptr_t words[6];
             struct coro_extra *extra;
             uint8_t stack_class;
+            bool bound; /* to its worker */
         } start;        /* NEW */
         intptr_t value; /* DEAD */
     };

@@ -304,8 +304,11 @@ wh_ctx *wh_ctx_background(void)
 
 wh_ctx *wh_ctx_ref(wh_ctx *ctx)
 {
+    INSIDE_ANYWHERE(self, "wh_ctx_ref");
+    if (!ctx && !self)
+        called_outside("wh_ctx_ref(NULL)");
     if (!ctx)
-        ctx = self_or_panic("wh_ctx_ref")->ctx;
+        ctx = self->ctx;
     if (!ctx)
         return &ctx_background;
     return ctx_ref(ctx);
@@ -364,18 +367,20 @@ int ctx_ended(const wh_ctx *ctx)
 
 int wh_ctx_err(wh_ctx *ctx)
 {
-    wh_coro *self = self_or_panic("wh_ctx_err");
+    INSIDE(self, "wh_ctx_err");
     return ctx ? ctx_ended(ctx) : ended(self);
 }
 
 int wh_ctx_cause(wh_ctx *ctx)
 {
-    wh_coro *self = self_or_panic("wh_ctx_cause");
+    INSIDE(self, "wh_ctx_cause");
     const wh_ctx *of = ctx ? ctx : self->ctx;
     int cause = !of ? 0 : ctx_is_static(of) ? of->cause : ctx_cause_of(self->worker, of);
     if (unlikely(!cause && !ctx && self->flags & CORO_CTX_ENDED))
         cause = ctx_no_memory.cause; /* see enter_cancelled() */
-    return cause ? cause : wh_ctx_err(ctx);
+    if (cause)
+        return cause;
+    return ctx ? ctx_ended(ctx) : ended(self);
 }
 
 int64_t ctx_deadline(const wh_ctx *ctx)

@@ -43,6 +43,7 @@ enum {
     EXPIRED_SLICE = 512,
     DEADLOCK_NAMED_MAX = 20,
     INJECTED_TURNS = 8,
+    DRIVEN_SLICES = 16, /* of expired timers, and of a cancel, in the watchdog's signal handler */
 };
 
 /* ---- Housekeeping ---- */
@@ -255,6 +256,17 @@ static bool fall_asleep(struct worker *w)
     return may == SLEEP_MAY;
 }
 
+/* Sleeps in the ring, and the watchdog, too, if nobody else has anything to do. */
+static void sleep_until(struct worker *w, int64_t until_ns, struct op_list *done)
+{
+    bump(&w->sleeps);
+    where_set(w, IN_SLEEP);
+    engine_wait(w->engine, until_ns, done);
+    /* seq_cst: pairs with the load in watchdog_sleep() */
+    __atomic_exchange_n(&w->where, IN_RUNTIME, __ATOMIC_SEQ_CST);
+    watchdog_notice(w->run);
+}
+
 /* Nothing is runnable: spins if that pays, then sleeps until something happens. */
 static void idle(struct worker *w, struct op_list *done)
 {
@@ -281,8 +293,10 @@ static void idle(struct worker *w, struct op_list *done)
         engine_wait(w->engine, 0, done);
         return;
     }
-    w->sleeps += until_ns > 0;
-    engine_wait(w->engine, until_ns, done);
+    if (until_ns > 0)
+        sleep_until(w, until_ns, done);
+    else
+        engine_wait(w->engine, 0, done);
     if (until_ns > 0 && unlikely(watched))
         worker_awake(w);
     if (until_ns > 0 && (done->first || !w->ops_in_flight))
@@ -380,7 +394,10 @@ static void budget_adapt(struct worker *w, int64_t took_ns)
 static void share_work(struct worker *w)
 {
     inbox_take(w);
-    if (w->ready_first) {
+    if (unlikely(!worker_works(w))) {
+        work_give_away(w);
+        search_end(w, true);
+    } else if (w->ready_first) {
         deque_refill(w); /* those that may move must not wait behind those that stay for ever */
         if (w->turns % INJECTED_TURNS == 0)
             work_injected_take(w); /* nor those that found no place in a deque */
@@ -396,6 +413,36 @@ static void share_work(struct worker *w)
         if (found && deque_len(&w->deque))
             work_announce(w->run); /* it may have been taken by one who does not count */
     }
+    worker_publish(w);
+}
+
+/* What came up for freeing in a signal handler. */
+COLD static void free_later(struct worker *w)
+{
+    while (w->freed_later) {
+        void *memory = w->freed_later;
+        w->freed_later = *(void **)memory;
+        mem_free(memory);
+    }
+}
+
+void loop_drive(struct worker *w)
+{
+    struct op_list done = {NULL, NULL};
+    wh_assert(in_handler(w));
+    engine_wait(w->engine, 0, &done);
+    w->now_ns = clock_now(); /* not by w->clock: the user's code may be reading it */
+    wake_completed(&done);
+    inbox_take(w);
+    for (int i = 0; i < DRIVEN_SLICES; i++) {
+        expire_timers(w);
+        if (!list_empty(&w->sweeps))
+            ctx_sweep(w);
+    }
+    if (!list_empty(&w->expired) || !list_empty(&w->sweeps) || !barren(w))
+        __atomic_store_n(&w->watched.bare, false, __ATOMIC_RELAXED);
+    else
+        __atomic_store_n(&w->watched.bare, true, __ATOMIC_RELAXED);
     worker_publish(w);
 }
 
@@ -424,6 +471,8 @@ void loop_run(struct worker *w)
         expire_timers(w);
         if (unlikely(!list_empty(&w->sweeps)))
             ctx_sweep(w);
+        if (unlikely(w->freed_later))
+            free_later(w);
         tidy(w);
         if (w->ready_first) {
             search_end(w, true);
@@ -434,6 +483,7 @@ void loop_run(struct worker *w)
         }
     }
     search_end(w, true);
+    free_later(w);
 }
 
 void worker_validate(struct worker *w)

@@ -54,6 +54,7 @@ __attribute__((always_inline)) static inline void park_begin(wh_coro *self,
 {
     wh_assert(state_of(self) == CORO_RUNNING);
     wh_assert(self->worker->current == self);
+    assert_inside();
     wait_kind_set(self, kind);
     self->wake = 0;
     state_set(self, CORO_PARKED);

@@ -15,6 +15,7 @@
 #include <whorl/stats.h>
 
 #include <errno.h>
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -27,6 +28,8 @@
 #define RING_ENTRIES_DEFAULT 1024u
 #define SPIN_NS_DEFAULT      (50 * WH_MICROSECOND)
 #define GRACE_NS_DEFAULT     (5 * WH_SECOND)
+#define HOG_NS_DEFAULT       (10 * WH_MILLISECOND)
+#define HOG_NS_MAX           (60 * WH_SECOND)
 #define FDS_MAX              ((size_t)1 << 24)
 
 /* The rest are for spare ones. */
@@ -57,6 +60,9 @@ static wh_options options_effective(const wh_options *given)
     o.workers = workers < 0 || workers > UINT32_MAX ? UINT32_MAX : (unsigned)workers;
     o.pin = env_number("WHORL_PIN", o.pin);
     o.migrate = env_number("WHORL_MIGRATE", o.migrate);
+    o.hog_ns = env_number("WHORL_HOG_NS", o.hog_ns);
+    int64_t hog_signal = env_number("WHORL_HOG_SIGNAL", o.hog_signal);
+    o.hog_signal = hog_signal < -1 || hog_signal > INT_MAX ? INT_MAX : (int)hog_signal;
     if (!o.stack_bytes)
         o.stack_bytes = STACK_BYTES_DEFAULT;
     if (!o.stacks_max)
@@ -72,6 +78,10 @@ static wh_options options_effective(const wh_options *given)
         o.spin_ns = SPIN_NS_DEFAULT;
     if (!o.grace_ns)
         o.grace_ns = GRACE_NS_DEFAULT;
+    if (!o.hog_ns)
+        o.hog_ns = HOG_NS_DEFAULT;
+    if (!o.hog_signal)
+        o.hog_signal = SIGURG;
     return o;
 }
 
@@ -102,6 +112,20 @@ static int options_check(int (*root)(void *arg), const wh_options *o)
     }
     if (o->grace_ns < -1) {
         report("grace_ns is %lld; it must be a duration, or -1 (none)", (long long)o->grace_ns);
+        return -EINVAL;
+    }
+    if (o->hog_ns != -1 && (o->hog_ns < WH_MILLISECOND || o->hog_ns > HOG_NS_MAX)) {
+        report("hog_ns is %lld; it must be -1 (no watchdog), or from a millisecond to a minute",
+               (long long)o->hog_ns);
+        return -EINVAL;
+    }
+    sigset_t set;
+    sigemptyset(&set);
+    if (o->hog_signal != -1 && (o->hog_signal == SIGKILL || o->hog_signal == SIGSTOP ||
+                                sigaddset(&set, o->hog_signal) < 0)) {
+        report("hog_signal is %d; it must be -1 (none), or the number of a signal that can be "
+               "caught",
+               o->hog_signal);
         return -EINVAL;
     }
     return 0;
@@ -155,6 +179,7 @@ static void worker_prepare(struct worker *w, struct run *run, unsigned index)
     w->loop.worker = w;
     w->loop.deadline_ns = WH_NEVER;
     w->loop.flags = o->migrate ? CORO_MIGRATES : 0;
+    w->migrants = o->migrate;
     w->loop.state = CORO_RUNNING;
     w->current = &w->loop;
 }
@@ -187,6 +212,7 @@ static int worker_begin(struct worker *w)
     *w->exceptions = (struct exception_globals){0};
     sanitizer_thread_set(&w->loop.sanitizer);
     worker_tls = w;
+    watchdog_signal_admit(w);
     return 0;
 
 unmap_fds:
@@ -234,6 +260,7 @@ static bool drain(struct worker *w)
 /* On the worker's thread, when no coroutine runs any more. */
 static void worker_end(struct worker *w)
 {
+    watchdog_signal_block(w);
     worker_tls = NULL;
     *w->exceptions = w->exceptions_outer;
     fault_leave();
@@ -268,7 +295,8 @@ static void worker_live(struct worker *w)
 {
     struct run *run = w->run;
     cpu_set_t cores;
-    bool pinned = run->options.pin && sched_getaffinity(0, sizeof cores, &cores) == 0;
+    bool spare = w->index >= run->workers_asked; /* is there to share a core with a hog */
+    bool pinned = run->options.pin && !spare && sched_getaffinity(0, sizeof cores, &cores) == 0;
     if (pinned)
         bind_to_core(w->index);
     unsigned arena = w->shared ? mem_arena_enter(w->index) : UINT32_MAX;
@@ -276,19 +304,26 @@ static void worker_live(struct worker *w)
     mem_arena_leave(arena);
     if (pinned)
         (void)sched_setaffinity(0, sizeof cores, &cores);
-    run_meet(run); /* nobody runs any more */
-    inbox_take(w); /* what waits there is to be freed */
+    if (!w->index)
+        watchdog_end(run); /* and no worker is added from here on */
+    run_meet(run);         /* nobody runs any more */
+    inbox_take(w);         /* what waits there is to be freed */
     worker_end(w);
     run_meet(run); /* nobody looks at another one any more */
     sanitizer_fibers_finish();
 }
 
-static void *worker_main(void *arg)
+static void thread_name(const struct worker *w)
 {
-    struct worker *w = arg;
     char name[16];
     snprintf(name, sizeof name, "whorl-%u", w->index + 1u);
     pthread_setname_np(pthread_self(), name);
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *w = arg;
+    thread_name(w);
     w->start_error = worker_begin(w);
     bool ok = w->start_error == 0;
     run_meet(w->run); /* worker 0 sees how it went, and whether all are there */
@@ -300,18 +335,31 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-/* Lists one more worker. Returns NULL without memory. */
-static struct worker *worker_add(struct run *run)
+/* The next worker, not listed yet. Returns NULL without memory. */
+static struct worker *worker_create(struct run *run)
 {
     struct worker *w = mem_alloc_aligned(sizeof *w, 64);
-    if (!w) {
+    if (w)
+        worker_prepare(w, run, run->workers);
+    else
         report("no memory for a worker");
-        return NULL;
-    }
-    worker_prepare(w, run, run->workers);
-    run->worker[run->workers] = w;
+    return w;
+}
+
+/* Others may see it. */
+static void worker_list(struct run *run, struct worker *w)
+{
+    wh_assert(w->index == run->workers);
+    run->worker[w->index] = w;
     /* release: pairs with the acquires of those who go through run->worker */
-    __atomic_store_n(&run->workers, run->workers + 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&run->workers, w->index + 1u, __ATOMIC_RELEASE);
+}
+
+static struct worker *worker_add(struct run *run)
+{
+    struct worker *w = worker_create(run);
+    if (w)
+        worker_list(run, w);
     return w;
 }
 
@@ -327,11 +375,11 @@ void signals_block(sigset_t *ret_before)
     pthread_sigmask(SIG_SETMASK, &most, ret_before);
 }
 
-static int thread_start(struct worker *w)
+static int thread_start(struct worker *w, void *(*main)(void *arg))
 {
     sigset_t before;
     signals_block(&before);
-    int rc = -pthread_create(&w->thread, NULL, worker_main, w);
+    int rc = -pthread_create(&w->thread, NULL, main, w);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (rc < 0)
         report("cannot start a thread for a worker: %s; lower WHORL_WORKERS or raise ulimit -u",
@@ -347,7 +395,7 @@ static int workers_start(struct run *run)
     run->end_threads = run->workers_asked;
     while (rc == 0 && started < run->workers_asked) {
         struct worker *w = worker_add(run);
-        rc = w ? thread_start(w) : -ENOMEM;
+        rc = w ? thread_start(w, worker_main) : -ENOMEM;
         started += rc == 0;
     }
     pthread_mutex_lock(&run->end_mutex);
@@ -366,6 +414,54 @@ static int workers_start(struct run *run)
     return rc;
 }
 
+/* A spare worker's thread. It is listed when it can work; one that cannot leaves no trace. */
+static void *spare_main(void *arg)
+{
+    struct worker *w = arg;
+    struct run *run = w->run;
+    thread_name(w);
+    int rc = worker_begin(w);
+    pthread_mutex_lock(&run->end_mutex);
+    if (rc == 0)
+        worker_list(run, w);
+    w->start_error = rc;
+    w->start_over = true;
+    pthread_cond_broadcast(&run->end_changed);
+    pthread_mutex_unlock(&run->end_mutex);
+    if (rc == 0)
+        worker_live(w);
+    return NULL;
+}
+
+struct worker *spare_start(struct run *run)
+{
+    if (run->workers == WORKERS_MAX)
+        return NULL;
+    struct worker *w = worker_create(run);
+    if (!w)
+        return NULL;
+    /* Worker 0 ends the watchdog, which is the caller, before it waits for the others: so nobody
+     * has counted the threads yet. */
+    pthread_mutex_lock(&run->end_mutex);
+    run->end_threads++;
+    pthread_mutex_unlock(&run->end_mutex);
+    bool started = thread_start(w, spare_main) == 0;
+    pthread_mutex_lock(&run->end_mutex);
+    while (started && !w->start_over)
+        pthread_cond_wait(&run->end_changed, &run->end_mutex);
+    bool ok = started && w->start_error == 0;
+    if (!ok)
+        run->end_threads--;
+    pthread_mutex_unlock(&run->end_mutex);
+    if (ok)
+        return w;
+    if (started)
+        pthread_join(w->thread, NULL);
+    stack_pool_finish(&w->stacks);
+    mem_free(w);
+    return NULL;
+}
+
 /* ---- The run ---- */
 
 static struct run *run_create(const wh_options *o)
@@ -377,6 +473,8 @@ static struct run *run_create(const wh_options *o)
     }
     memset(run, 0, sizeof *run);
     run->options = *o;
+    run->watchdog.tick_ns = o->hog_ns < 0 ? 0 : o->hog_ns / 2;
+    run->watchdog.signal = o->hog_signal < 0 ? 0 : o->hog_signal;
     run->workers_asked = o->workers;
     run->grace_ns = o->grace_ns;
     run->guard_by_madvise = !caps_masked("guard") && stack_guard_probe();
@@ -437,6 +535,7 @@ static struct wh_site root_site = {.file = "wh_run", .function = "root", .args =
 static int run_workers(struct run *run, int (*root)(void *arg), void *arg)
 {
     struct worker *w = run->worker[0];
+    w->thread = pthread_self();
     const uintptr_t words[] = {(uintptr_t)arg};
     int rc = coro_start_root(w, &root_site, (void (*)(void))root, words);
     if (rc < 0) {
@@ -448,6 +547,7 @@ static int run_workers(struct run *run, int (*root)(void *arg), void *arg)
         worker_end(w);
         return rc;
     }
+    watchdog_start(run);
     worker_live(w);
     run_hooks_call(run);
     run_name_left(run);
@@ -506,6 +606,7 @@ void worker_figures(struct worker *w, wh_stats *ret_stats)
         .steals = w->steals,
         .coros_stolen = w->stolen,
         .wakes = w->wakes,
+        .coros_hogged = __atomic_load_n(&w->watched.bound_coros, __ATOMIC_RELAXED),
         .stacks_in_use = w->stacks.stacks,
         .stacks_warm = warm,
         .stacks_reserved_bytes = w->stacks.reserved_bytes,
@@ -557,6 +658,8 @@ void wh_stats_get(wh_stats *ret_stats)
     }
     stats.workers = workers;
     stats.coros_live = live(run);
+    stats.hogs = __atomic_load_n(&run->watchdog.hogs, __ATOMIC_RELAXED);
+    stats.workers_spare = workers - run->workers_asked;
     *ret_stats = stats;
 }
 

@@ -119,6 +119,11 @@ static inline wh_coro *self_or_panic(const char *call)
 
 /* ---- In the runtime, in the user's code ---- */
 
+static inline uint8_t where_of(const struct worker *w)
+{
+    return __atomic_load_n(&w->where, __ATOMIC_RELAXED);
+}
+
 /* Nothing that comes after is done before, as a signal handler on this thread sees it. */
 static inline void where_set(struct worker *w, uint8_t where)
 {
@@ -154,7 +159,7 @@ struct inside {
 static inline struct inside inside_begin(const char *call)
 {
     wh_coro *self = self_or_panic(call);
-    struct inside inside = {self, (uint8_t)(self->worker->where | IN_USER)};
+    struct inside inside = {self, (uint8_t)(where_of(self->worker) | IN_USER)};
     where_set(self->worker, IN_RUNTIME);
     return inside;
 }
@@ -191,10 +196,17 @@ static inline bool shared_here(void)
     return !w || w->shared;
 }
 
+/* The watchdog's signal must not find a worker in the user's code while it is here. */
+static inline void assert_inside(void)
+{
+    wh_assert_slow(!worker_tls || where_of(worker_tls) >= IN_RUNTIME);
+}
+
 /* Takes, gives an object's lock if `shared`. Who gives does so with what shared_here() was when it
  * took, or has not parked since. */
 static inline void object_lock(bool shared, uint8_t *lock)
 {
+    assert_inside();
     if (unlikely(shared))
         lock_take(lock);
 }
@@ -218,6 +230,13 @@ static inline void state_set(wh_coro *coro, uint8_t state)
 static inline struct worker *worker_of(const wh_coro *coro)
 {
     return __atomic_load_n(&coro->worker, __ATOMIC_RELAXED);
+}
+
+/* Whether this is in the watchdog's signal handler: the user's code may be anywhere, in malloc()
+ * too. */
+static inline bool in_handler(const struct worker *w)
+{
+    return where_of(w) == IN_HANDLER;
 }
 
 /* Whether the run is ending: nothing new starts. Another worker may know first. */
@@ -638,6 +657,11 @@ static inline uint32_t random_below(struct worker *w, uint32_t below)
 }
 
 void loop_run(struct worker *w);
+
+/* What a turn does for the others, while a coroutine keeps the worker from its loop: what has come
+ * is made ready, and goes where other workers find it as far as it may. In a signal handler, on the
+ * worker's thread, when that is in the user's code. */
+void loop_drive(struct worker *w);
 
 /* Asks everything whose descriptor is of this worker to end. */
 void cancel_all(struct worker *w);

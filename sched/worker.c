@@ -68,6 +68,13 @@
 
 /* ---- Inbox ---- */
 
+/* It is no longer asleep, as it was in this state. */
+static inline void asleep_less(const struct worker *w, uint8_t state)
+{
+    if (likely(!(state & ASLEEP_SPARE)))
+        __atomic_fetch_sub(&w->run->asleep, 1, __ATOMIC_RELAXED);
+}
+
 /* Wakes it if it sleeps: AWAKE, or CALLED to search. */
 static bool worker_wake(struct worker *w, uint8_t to)
 {
@@ -78,7 +85,7 @@ static bool worker_wake(struct worker *w, uint8_t to)
         /* seq_cst: pairs with the exchange in worker_may_sleep() */
     } while (!__atomic_compare_exchange_n(&w->sleep, &seen, to, true, __ATOMIC_SEQ_CST,
                                           __ATOMIC_RELAXED));
-    __atomic_fetch_sub(&w->run->asleep, 1, __ATOMIC_RELAXED);
+    asleep_less(w, seen);
     if (to == CALLED) {
         /* seq_cst: pairs with the load in work_announce() */
         __atomic_fetch_add(&w->run->searching, 1, __ATOMIC_SEQ_CST);
@@ -121,11 +128,20 @@ void make_ready_shared(wh_coro *coro)
     }
 }
 
+/* Whether one of the run queue may run on any worker. With one worker in the run, only what has
+ * leave to migrate: the others count on running one at a time. */
+static bool may_go(const struct worker *w, const wh_coro *coro)
+{
+    if (state_of(coro) != CORO_NEW)
+        return may_move(coro);
+    return !coro->start.bound && (w->run->workers_asked > 1 || coro->flags & CORO_MIGRATES);
+}
+
 /* One that was sent here: woken elsewhere, or NEW and to be run here. */
 static void receive(struct worker *w, wh_coro *coro)
 {
     wh_assert(state_of(coro) == CORO_READY || state_of(coro) == CORO_NEW);
-    if (unlikely(coro->worker != w) && !coro_adopt(w, coro))
+    if (unlikely(coro->worker != w) && (in_handler(w) || !coro_adopt(w, coro)))
         INBOX_PUSH(&w->inbox.woken, coro, next); /* until there is a stack for it */
     else if (state_of(coro) == CORO_READY && may_move(coro))
         ready_push_any(w, coro);
@@ -159,6 +175,7 @@ void inbox_take(struct worker *w)
 
 static void inject(struct run *run, wh_coro *coro)
 {
+    assert_inside();
     coro->next = NULL;
     lock_take(&run->lock);
     if (run->injected_first)
@@ -221,7 +238,7 @@ bool work_injected_take(struct worker *w)
         return false;
     wh_coro *first = NULL;
     lock_take(&run->lock);
-    uint32_t share = run->injected / __atomic_load_n(&run->workers, __ATOMIC_RELAXED) + 1;
+    uint32_t share = run->injected / workers_working(run) + 1;
     for (; share && run->injected_first; share--) {
         wh_coro *coro = run->injected_first;
         run->injected_first = coro->next;
@@ -269,6 +286,8 @@ bool work_find(struct worker *w)
 bool work_is_there(const struct worker *w)
 {
     const struct run *run = w->run;
+    if (unlikely(!worker_works(w)))
+        return deque_len(&w->deque);
     if (__atomic_load_n(&run->injected, __ATOMIC_RELAXED))
         return true;
     /* acquire: pairs with the release in worker_add() */
@@ -291,8 +310,45 @@ void work_announce(struct run *run)
     /* acquire: pairs with the release in worker_add() */
     uint32_t workers = __atomic_load_n(&run->workers, __ATOMIC_ACQUIRE);
     for (uint32_t i = 0; i < workers; i++)
-        if (worker_wake(run->worker[i], CALLED))
+        if (worker_works(run->worker[i]) && worker_wake(run->worker[i], CALLED))
             return;
+}
+
+size_t work_spread(struct worker *w, wh_coro **walked)
+{
+    size_t stay = 0;
+    wh_coro *last = *walked;
+    wh_coro *coro = last ? last->next : w->ready_first;
+    while (coro) {
+        wh_coro *next = coro->next;
+        if (may_go(w, coro)) {
+            if (last)
+                last->next = next;
+            else
+                w->ready_first = next;
+            if (!next)
+                w->ready_last = last;
+            ready_push_any(w, coro);
+        } else {
+            last = coro;
+            stay++;
+        }
+        coro = next;
+    }
+    *walked = last;
+    return stay;
+}
+
+void work_give_away(struct worker *w)
+{
+    wh_coro *walked = NULL, *taken[STEAL_MAX];
+    bool gave = false;
+    (void)work_spread(w, &walked);
+    for (uint32_t count; (count = deque_take(&w->deque, taken, STEAL_MAX)); gave = true)
+        for (uint32_t i = 0; i < count; i++)
+            inject(w->run, taken[i]);
+    if (gave)
+        work_announce(w->run);
 }
 
 /* ---- Searching and sleeping ---- */
@@ -302,8 +358,7 @@ bool search_begin(struct worker *w)
     struct run *run = w->run;
     if (w->searches)
         return true;
-    uint32_t awake = __atomic_load_n(&run->workers, __ATOMIC_RELAXED) -
-                     __atomic_load_n(&run->asleep, __ATOMIC_RELAXED);
+    uint32_t awake = workers_working(run) - __atomic_load_n(&run->asleep, __ATOMIC_RELAXED);
     if (2 * __atomic_load_n(&run->searching, __ATOMIC_RELAXED) >= (int32_t)awake)
         return false;
     /* seq_cst: pairs with the load in work_announce() */
@@ -327,10 +382,13 @@ static bool others_barren(const struct worker *w)
     const struct run *run = w->run;
     if (__atomic_load_n(&run->outside, __ATOMIC_RELAXED) || run->injected)
         return false;
-    for (uint32_t i = 0; i < run->workers; i++) {
+    /* acquire: pairs with the release in worker_add() */
+    uint32_t workers = __atomic_load_n(&run->workers, __ATOMIC_ACQUIRE);
+    for (uint32_t i = 0; i < workers; i++) {
         const struct worker *other = run->worker[i];
         /* seq_cst: pairs with the exchange in worker_may_sleep() */
-        if (other != w && __atomic_load_n(&other->sleep, __ATOMIC_SEQ_CST) != ASLEEP_BARREN)
+        if (other != w &&
+            (__atomic_load_n(&other->sleep, __ATOMIC_SEQ_CST) & ~ASLEEP_SPARE) != ASLEEP_BARREN)
             return false;
     }
     return true;
@@ -351,10 +409,15 @@ static bool lie_down(struct worker *w, bool barren)
 {
     bool searched = w->searches;
     search_end(w, false);
-    /* seq_cst: pairs with the addition in work_announce() */
-    __atomic_fetch_add(&w->run->asleep, 1, __ATOMIC_SEQ_CST);
+    uint8_t state = barren ? ASLEEP_BARREN : ASLEEP;
+    if (unlikely(!worker_works(w))) {
+        state |= ASLEEP_SPARE;
+    } else {
+        /* seq_cst: pairs with the addition in work_announce() */
+        __atomic_fetch_add(&w->run->asleep, 1, __ATOMIC_SEQ_CST);
+    }
     /* seq_cst: pairs with the load in worker_notify() */
-    __atomic_exchange_n(&w->sleep, barren ? ASLEEP_BARREN : ASLEEP, __ATOMIC_SEQ_CST);
+    __atomic_exchange_n(&w->sleep, state, __ATOMIC_SEQ_CST);
     if (!called_for(w))
         return true;
     worker_awake(w);
@@ -389,7 +452,7 @@ void worker_awake(struct worker *w)
     if (was == CALLED)
         w->searches = true; /* it has been counted */
     else if (was >= ASLEEP)
-        __atomic_fetch_sub(&w->run->asleep, 1, __ATOMIC_RELAXED);
+        asleep_less(w, was);
 }
 
 static void workers_wake(struct run *run)
@@ -412,6 +475,9 @@ uint64_t live(const struct run *run)
         /* acquire: pairs with the release in finish() */
         ended += __atomic_load_n(&run->worker[i]->ended, __ATOMIC_ACQUIRE);
     }
+    /* acquire: pairs with the release in worker_add(): what was started on a worker that has been
+     * added meanwhile may have ended on one of those above */
+    workers = __atomic_load_n(&run->workers, __ATOMIC_ACQUIRE);
     for (uint32_t i = 0; i < workers; i++)
         started += __atomic_load_n(&run->worker[i]->started, __ATOMIC_RELAXED);
     return started - ended;
@@ -450,8 +516,19 @@ void run_over(struct run *run)
     workers_wake(run);
 }
 
+void worker_free(struct worker *w, void *memory)
+{
+    if (likely(!in_handler(w))) {
+        mem_free(memory);
+        return;
+    }
+    *(void **)memory = w->freed_later;
+    w->freed_later = memory;
+}
+
 void run_hook_add(struct run *run, struct run_hook *hook)
 {
+    assert_inside();
     hook->run = run;
     lock_take(&run->lock);
     list_push_back(&run->run_hooks, &hook->link);
@@ -460,6 +537,7 @@ void run_hook_add(struct run *run, struct run_hook *hook)
 
 void run_hook_remove(struct run_hook *hook)
 {
+    assert_inside();
     lock_take(&hook->run->lock);
     list_remove(&hook->link);
     lock_give(&hook->run->lock);

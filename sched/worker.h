@@ -13,6 +13,7 @@
 #include <whorl/stats.h>
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 
 enum { WORKER_FIGURES = sizeof(wh_stats) / sizeof(uint64_t) };
@@ -29,6 +30,49 @@ struct slab {
     struct slab_chunk *chunks;
     /* any thread, atomic */
     wh_coro *freed; /* by other workers */
+};
+
+enum { HOG_FRAMES_MAX = 24 };
+
+/* What the watchdog knows of a worker. The rules are at the head of watchdog.c. */
+struct watched {
+    /* the watchdog's own */
+    uint64_t sleeps; /* as it last saw them */
+    uint32_t ticks;  /* since when no call has come */
+    bool hogged;
+    bool reported; /* this hog */
+    int64_t since_ns;
+    /* any thread, atomic */
+    uint32_t hog;         /* the number of the hog that is looked at; the watchdog writes it */
+    uint32_t answered;    /* the last one that the handler has found; the handler writes it */
+    uint8_t signalled;    /* a signal is on its way */
+    uint8_t bare;         /* nothing of the worker's own could come; the handler writes it */
+    uint8_t asked;        /* wh_checkpoint() is to let others run */
+    uint64_t bound_coros; /* had to stay behind a hog: a figure */
+    /* the handler's, and the watchdog's to read when it has answered */
+    wh_coro *walked; /* the last of the run queue that was found to be bound */
+    int frames;
+    void *frame[HOG_FRAMES_MAX];
+    char who[256];
+    struct wh_site *site;
+};
+
+struct watchdog {
+    /* immutable after init */
+    int64_t tick_ns; /* 0: there is none */
+    bool runs;
+    int signal; /* 0: none is sent */
+    /* its own */
+    pthread_t thread;
+    bool spares_failed;
+    int64_t reported_ns;
+    unsigned unreported;
+    /* any thread, atomic */
+    sem_t wake;
+    uint8_t sleeps; /* all workers do */
+    uint8_t ends;
+    uint32_t spares; /* how many of the spare workers take work */
+    uint64_t hogs;   /* a figure */
 };
 
 /* What the workers of a run share. */
@@ -71,6 +115,7 @@ struct run {
     unsigned end_threads; /* that are in the run */
     unsigned end_arrived;
     unsigned end_phase;
+    struct watchdog watchdog;
 };
 
 struct worker {
@@ -121,6 +166,8 @@ struct worker {
     struct inbox inbox;
     uint8_t sleep; /* enum sleep_state; atomic */
     struct deque deque;
+    struct watched watched;
+    bool migrants; /* coroutines with leave to migrate have been started here */
 
     /* The loop's own. */
     bool searches;        /* counted in run->searching */
@@ -148,8 +195,11 @@ struct worker {
     bool grace_begun;
     int64_t grace_end_ns;
 
-    pthread_t thread;                   /* not of worker 0, which is the caller's */
+    pthread_t thread;                   /* of worker 0: the caller's */
     int start_error;                    /* of the thread: 0 or -errno */
+    bool start_over;                    /* of a spare one: start_error says how; end_mutex */
+    bool signal_was_blocked;            /* the watchdog's, in the caller's thread */
+    void *freed_later;                  /* memory, linked by its first word */
     uint64_t published[WORKER_FIGURES]; /* for wh_stats_get() elsewhere; atomic */
 };
 
@@ -209,6 +259,36 @@ void worker_awake(struct worker *w);
 /* From now on others may touch what this worker touches. On its own thread, between calls. */
 void run_share(struct worker *w);
 
+/* How many workers take work: spare ones only while they are needed. */
+static inline uint32_t workers_working(const struct run *run)
+{
+    return run->workers_asked + __atomic_load_n(&run->watchdog.spares, __ATOMIC_RELAXED);
+}
+
+/* Whether this one does. */
+static inline bool worker_works(const struct worker *w)
+{
+    /* seq_cst: pairs with the store in spares_set(): that one, then a look at `sleep`; in
+     * worker_may_sleep() the other way round */
+    return w->index < w->run->workers_asked ||
+           w->index <
+               w->run->workers_asked + __atomic_load_n(&w->run->watchdog.spares, __ATOMIC_SEQ_CST);
+}
+
+/* Gives what may run elsewhere from the run queue to whoever comes first, from behind *walked on
+ * (NULL: from its head). *walked is the last that stays. Returns how many stay. */
+size_t work_spread(struct worker *w, wh_coro **walked);
+
+/* Gives all that may run elsewhere away, for the others to find. */
+void work_give_away(struct worker *w);
+
+/* One more worker, on a thread of its own, in a run that is under way. Returns NULL when there is
+ * none to be had. Called by the watchdog alone. (run.c) */
+struct worker *spare_start(struct run *run);
+
+/* mem_free(), which must not be called in a signal handler: then as soon as it may. */
+void worker_free(struct worker *w, void *memory);
+
 void run_hook_add(struct run *run, struct run_hook *hook);
 /* Takes it off, if it still is on. */
 void run_hook_remove(struct run_hook *hook);
@@ -228,6 +308,26 @@ void run_name_left(const struct run *run);
 
 /* For the start of a thread: blocks what it is not to get. */
 void signals_block(sigset_t *ret_before);
+
+/* ---- The watchdog (watchdog.c) ---- */
+
+/* Lets the signal through on the worker's thread, which is the calling one; and no more. */
+void watchdog_signal_admit(struct worker *w);
+void watchdog_signal_block(struct worker *w);
+
+/* Installs the handler and starts the thread, when all workers run; ends it. Without one the run
+ * goes on. */
+void watchdog_start(struct run *run);
+void watchdog_end(struct run *run);
+
+/* A worker has something to do again. */
+static inline void watchdog_notice(struct run *run)
+{
+    /* seq_cst: pairs with the store in watchdog_sleep() */
+    if (unlikely(__atomic_load_n(&run->watchdog.sleeps, __ATOMIC_SEQ_CST)) &&
+        __atomic_exchange_n(&run->watchdog.sleeps, false, __ATOMIC_RELAXED))
+        sem_post(&run->watchdog.wake);
+}
 
 /* Gives a reference to the run's memory back. */
 void run_unref(struct run *run);

@@ -107,8 +107,9 @@ static bool ring_has_waitid(const wh_coro *self)
     return caps.waitid;
 }
 
-static int reap_in_ring(wh_coro *self, int pidfd, siginfo_t *ret_info)
+static int reap_in_ring(int pidfd, siginfo_t *ret_info)
 {
+    wh_coro *self = enter("wh_process_spawn");
     *ret_info = (siginfo_t){0};
     self->op = (struct op){
         .code = OP_WAITID, .fd = pidfd, .len = BY_PIDFD, .off = (uint64_t)(uintptr_t)ret_info};
@@ -135,7 +136,7 @@ static int reap(wh_process *process)
     siginfo_t info;
     int rc = -EAGAIN;
     if (likely(ring_has_waitid(self)))
-        rc = reap_in_ring(self, process->pidfd, &info);
+        rc = reap_in_ring(process->pidfd, &info);
     while (rc == -EAGAIN || rc == -ENOMEM || rc == -EINTR)
         rc = reap_by_poll(process->pidfd, &info);
     if (likely(rc == 0))
@@ -212,14 +213,17 @@ static void process_over(struct run_hook *hook)
     dispose(process);
 }
 
-static void hook_add(wh_coro *self, wh_process *process)
+static void hook_add(wh_process *process)
 {
+    INSIDE(self, "wh_process_spawn");
     process->hook.over = process_over;
     run_hook_add(self->worker->run, &process->hook);
 }
 
 static void hook_remove(wh_process *process)
 {
+    INSIDE(self, "wh_process_destroy");
+    (void)self;
     run_hook_remove(&process->hook);
 }
 
@@ -256,17 +260,22 @@ COLD static void discard(wh_process *process)
     dispose(process);
 }
 
+/* Whether the caller may not begin anything any more: -ECANCELED, -ETIMEDOUT, or 0. */
+static int refused(void)
+{
+    INSIDE(self, "wh_process_spawn");
+    int rc = ended(self);
+    return rc < 0 ? refuse(self, rc) : 0;
+}
+
 int wh_process_spawn(wh_process **ret_process, const char *const *argv,
                      const wh_process_options *options)
 {
-    wh_coro *self = self_or_panic("wh_process_spawn");
     const wh_process_options none = {0};
     const wh_process_options *o = options ? options : &none;
-    int rc = ended(self);
-    if (rc < 0) {
-        (void)refuse(self, rc);
+    int rc = refused();
+    if (rc < 0)
         return rc;
-    }
     rc = argv && argv[0] ? options_check(o) : -EINVAL;
     if (rc < 0)
         return rc;
@@ -285,7 +294,7 @@ int wh_process_spawn(wh_process **ret_process, const char *const *argv,
         discard(process);
         return rc;
     }
-    hook_add(self, process);
+    hook_add(process);
     *ret_process = process;
     return 0;
 }

@@ -531,26 +531,6 @@ static unsigned count_ready(const struct select *s)
     return found;
 }
 
-static int select_alone(struct select *s, unsigned others, int otherwise)
-{
-    int result;
-    do {
-        if (s->fd_cases) {
-            polls_reset(s);
-            unsigned fds = poll_now(s);
-            if (others + fds)
-                return draw(s, others, fds);
-            if (otherwise >= 0)
-                return refuse(s->self, otherwise);
-        }
-        result = wait_for_first(s);
-        /* The time of a case has come while the others were queued. */
-        if (unlikely(result == SELECT_AGAIN))
-            others = count_ready(s);
-    } while (unlikely(result == SELECT_AGAIN) && (s->fd_cases || !others));
-    return likely(result != SELECT_AGAIN) ? result : draw(s, others, 0);
-}
-
 /* One of the cases that are ready, each as likely; -1: none is. The channels are locked. */
 static int choose(const struct select *s, int *ret_otherwise)
 {
@@ -605,15 +585,40 @@ static int select_shared(struct select *s)
     }
 }
 
+static int select_alone(struct select *s, unsigned others, int otherwise)
+{
+    int result;
+    do {
+        if (s->fd_cases) {
+            polls_reset(s);
+            unsigned fds = poll_now(s);
+            if (others + fds)
+                return draw(s, others, fds);
+            if (otherwise >= 0)
+                return refuse(s->self, otherwise);
+        }
+        result = wait_for_first(s);
+        if (likely(result != SELECT_AGAIN))
+            break;
+        if (unlikely(s->self->worker->shared)) {
+            s->shared = true; /* since it has waited for its polls to end */
+            return select_shared(s);
+        }
+        /* The time of a case has come while the others were queued. */
+        others = count_ready(s);
+    } while (s->fd_cases || !others);
+    return likely(result != SELECT_AGAIN) ? result : draw(s, others, 0);
+}
+
 /* With memory for waiters and polls. */
 static int select_in(struct select *s, void *memory, unsigned others, int otherwise)
 {
     s->waiters = memory;
     s->polls = (struct poll_wait *)(s->waiters + s->count);
     s->fds = (struct pollfd *)(s->polls + s->fd_cases);
+    s->chans = (wh_chan **)(s->fds + s->fd_cases);
     if (likely(!s->shared))
         return select_alone(s, others, otherwise);
-    s->chans = (wh_chan **)(s->fds + s->fd_cases);
     return select_shared(s);
 }
 
@@ -624,7 +629,7 @@ __attribute__((noinline)) static int select_slow(wh_coro *self, const wh_case *c
     s.shared = self->worker->shared;
     size_t bytes = (size_t)(count + 1) * sizeof *s.waiters +
                    (size_t)fd_cases * (sizeof *s.polls + sizeof *s.fds) +
-                   (s.shared ? (size_t)count * sizeof *s.chans : 0);
+                   (size_t)count * sizeof *s.chans;
     int result = -ENOMEM;
     if (likely(count <= ON_STACK_CASES)) {
         result = select_in(&s, alloca(bytes), others, otherwise);

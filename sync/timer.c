@@ -38,7 +38,7 @@ static void unlock_or_free(struct worker *w, wh_timer *timer, bool shared)
     object_unlock(shared, &timer->lock);
     if (last) {
         alarm_cancel(w, &timer->alarm);
-        mem_free(timer);
+        worker_free(w, timer);
     }
 }
 

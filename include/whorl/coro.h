@@ -47,6 +47,7 @@ struct wh_site {
     uint64_t started;
     size_t stack_depth_max; /* deepest stack seen of what was started here, in bytes; 0: not seen
                                yet */
+    uint64_t hogs;          /* times one that was started here kept its worker (whorl/run.h) */
     struct wh_site *next;
 };
 
@@ -111,6 +112,25 @@ WH_API void wh_cancel(wh_coro *coro);
 
 /* Lets the other runnable coroutines run first. Parks only in that sense: it never fails. */
 WH_API void wh_yield(void);
+
+/* Not 0: the watchdog wants a coroutine to let others run. wh_checkpoint()'s own. */
+WH_API extern unsigned wh_checkpoint_wanted_;
+WH_API int wh_checkpoint_(void);
+
+/*
+ * For loops that compute for long: lets others run when the calling coroutine has kept its worker
+ * for about half of wh_options.hog_ns, and else costs a load and a branch. Parks as wh_yield()
+ * does. Returns 0, or, when it has let others run, as a waiting call would have
+ *   -ECANCELED, -ETIMEDOUT   the coroutine was cancelled, or its deadline has passed
+ * so that a loop can end with `if (wh_checkpoint() < 0) break;`. Does nothing outside of a run, and
+ * without a watchdog (hog_ns -1).
+ */
+static inline int wh_checkpoint(void)
+{
+    if (__builtin_expect(__atomic_load_n(&wh_checkpoint_wanted_, __ATOMIC_RELAXED) != 0, 0))
+        return wh_checkpoint_();
+    return 0;
+}
 
 /* The number of the worker that runs this, 1 and up; 0 outside of a run. It may be another one
  * after the next call that may park, if the coroutine has leave to migrate. */
@@ -217,8 +237,11 @@ inline int start(const S &starter, wh_site *site, const F &fn, A &&...args)
 
 #define WH_START_(starter, a, b, ...)                                                              \
     __extension__({                                                                                \
-        static struct wh_site wh_site_ = {                                                         \
-            __FILE__, WH_NAME_OF_(WH_FIRST_(__VA_ARGS__, 0)), __LINE__, 0, 0, 0, 0, 0, nullptr};   \
+        static struct wh_site wh_site_ = {__FILE__, WH_NAME_OF_(WH_FIRST_(__VA_ARGS__, 0)),        \
+                                          __LINE__, 0,                                             \
+                                          0,        0,                                             \
+                                          0,        0,                                             \
+                                          0,        nullptr};                                      \
         ::whorl::start([&](wh_site *wh_s_, void (*wh_f_)(void),                                    \
                            const uintptr_t *wh_w_) { return starter(wh_s_, a, b, wh_f_, wh_w_); }, \
                        &wh_site_, __VA_ARGS__);                                                    \
@@ -267,6 +290,7 @@ inline int start(const S &starter, wh_site *site, const F &fn, A &&...args)
                                           __LINE__,                                    \
                                           n,                                           \
                                           WH_RET_SIZE_((WH_CALL_##n##_(__VA_ARGS__))), \
+                                          0,                                           \
                                           0,                                           \
                                           0,                                           \
                                           0,                                           \

@@ -43,7 +43,44 @@ typedef struct wh_options {
     /* Gives all coroutines leave to migrate: they may move to another worker at each call that may
      * park. See wh_spawn_options.migrate for what that asks of them. WHORL_MIGRATE=1. */
     bool migrate;
+    /* A coroutine that runs for longer than this, in nanoseconds, without a call into whorl, is a
+     * hog: see below. A millisecond to a minute; -1: nobody looks. Default 10 ms. WHORL_HOG_NS. */
+    int64_t hog_ns;
+    /* The signal that its worker's thread gets then; -1: none is sent. Default SIGURG.
+     * WHORL_HOG_SIGNAL. */
+    int hog_signal;
 } wh_options;
+
+/*
+ * Hogs. A coroutine that computes for long, or blocks its thread in a system call, keeps its worker
+ * from all others. wh_blocking() (whorl/blocking.h) and wh_checkpoint() (whorl/coro.h) are there to
+ * avoid that. For those that do it nevertheless a run has a watchdog, a thread that looks at the
+ * workers every hog_ns / 2 while any of them has something to do. When it finds a hog,
+ *
+ *   - it names it on standard error, once, with the calls that it is in (at most a line a second),
+ *     and counts it (wh_stats.hogs, wh_site.hogs);
+ *   - it sends the worker's thread the signal, again and again as long as there may be something to
+ *     do. The handler runs on an alternate stack, in the middle of the hog's code. It takes what
+ *     the ring, the timers and the other workers have brought, and puts the coroutines that are
+ *     woken by it, if they have leave to migrate or have not run yet, where other workers take
+ *     them. In a run with one worker only those with leave to migrate. The rest is bound to the
+ *     worker and waits for the hog (wh_stats.coros_hogged);
+ *   - when every worker has a hog it starts a spare worker (two at least can be had, up to 62
+ *     workers in all), so that the operating system shares the cores between the hogs and the rest.
+ *     It takes no more work when one of the run's own workers is free again, and sleeps until the
+ *     next time. In a run with one worker, coroutines with leave to migrate may from then on run at
+ *     the same time as the others, and calls cost what they cost with several workers.
+ *
+ * The signal's handler is installed with SA_RESTART, by the first run, for the process, and passes
+ * what the watchdog has not sent on to the handler that was there before. System calls that the hog
+ * is blocked in are restarted, but for those that never are: see signal(7), "Interruption of system
+ * calls and library functions by signal handlers". The hog may see EINTR from nanosleep(2) and
+ * usleep(3), poll(2), select(2), epoll_wait(2), io_uring_enter(2), sigtimedwait(2), semop(2),
+ * futex(2) waits of its own, and from reads and writes of sockets with a timeout set
+ * (SO_RCVTIMEO). A thread that blocks the signal by itself gets none. With hog_signal -1 there is
+ * none of this: a hog is counted and named by where it was started, and only what had been offered
+ * to other workers before goes on.
+ */
 
 /*
  * Runs root(arg) as the first coroutine, on the calling thread, and everything it starts, on all

@@ -22,6 +22,10 @@ typedef struct wh_stats {
     uint64_t steals;       /* times one took work from another */
     uint64_t coros_stolen; /* how many coroutines that were, each time it was */
     uint64_t wakes;        /* times one woke another that slept */
+    /* hogs (wh_options.hog_ns) */
+    uint64_t hogs;          /* times a coroutine kept its worker for too long */
+    uint64_t coros_hogged;  /* had to stay behind one: runnable, and bound to that worker */
+    uint64_t workers_spare; /* of the workers: those that were added because of hogs */
     /* stacks */
     uint64_t stacks_in_use;
     uint64_t stacks_warm;           /* free, their memory kept for the next coroutine */

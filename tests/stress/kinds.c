@@ -30,13 +30,15 @@ extern const struct kind close_kind;
 extern const struct kind listener_kind;
 extern const struct kind sleep_kind;
 extern const struct kind timer_kind;
+extern const struct kind hog_kind;
+extern const struct kind blocking_kind;
 
 const struct kind *const kinds[] = {
-    &exchange_kind, &pipeline_kind, &select_kind,  &mutex_kind,  &rwlock_kind,    &cond_kind,
-    &turns_kind,    &patience_kind, &sem_kind,     &once_kind,   &waitgroup_kind, &event_kind,
-    &barrier_kind,  &pool_kind,     &group_kind,   &tree_kind,   &after_kind,     &shield_kind,
-    &swarm_kind,    &locals_kind,   &victims_kind, &stream_kind, &close_kind,     &listener_kind,
-    &sleep_kind,    &timer_kind,
+    &exchange_kind, &pipeline_kind, &select_kind,  &mutex_kind,    &rwlock_kind,    &cond_kind,
+    &turns_kind,    &patience_kind, &sem_kind,     &once_kind,     &waitgroup_kind, &event_kind,
+    &barrier_kind,  &pool_kind,     &group_kind,   &tree_kind,     &after_kind,     &shield_kind,
+    &swarm_kind,    &locals_kind,   &victims_kind, &stream_kind,   &close_kind,     &listener_kind,
+    &sleep_kind,    &timer_kind,    &hog_kind,     &blocking_kind,
 };
 
 const int kinds_count = COUNT_OF(kinds);

@@ -1,0 +1,499 @@
+/*
+ * watchdog.c: nobody waits behind a hog (whorl/run.h says what a user sees of it).
+ *
+ * The watchdog is a thread of the run. Every tick (half of hog_ns) it looks where each worker is:
+ *
+ *      worker (plain stores)                       watchdog (at a tick)
+ *        a call begins     IN_RUNTIME                IN_USER -> IN_USER_STALE   compare-and-swap
+ *        it returns        IN_USER                   STALE the tick after: wh_checkpoint() is to
+ *        falls asleep      IN_SLEEP                    yield; the tick after that: a hog
+ *        wakes up          IN_RUNTIME (exchange)     else: no hog, or not any more
+ *
+ * A worker that makes a call overwrites STALE, so who finds it there at the next tick knows that
+ * there was none since. A hog has run for 2 to 3 ticks when it is found.
+ *
+ * Then the signal. Its handler (on the worker's own thread: only that one may enter its ring) goes
+ * on only if it finds STALE: the thread is in the user's code, so no call into the runtime is under
+ * way, all that belongs to the worker is consistent, and none of its locks is held. It says
+ * IN_HANDLER meanwhile. The user's code may hold any lock of its own, malloc's for one: the handler
+ * neither allocates nor frees (worker_free()), and takes no lock but the runtime's, which are held
+ * for a few instructions by threads that are not interrupted by it. It does what the loop would
+ * have done (loop_drive()), gives what may run elsewhere from the run queue away (work_spread()),
+ * and answers:
+ *
+ *      watchdog: hog = n; signalled = 1; pthread_kill       handler: signalled 1 -> 0, else it is
+ *      watchdog: answered == n (acquire): reads who,                 somebody else's: passed on
+ *                frame, reports it                                   who, frame; answered = n
+ *                                                                    (release); sem_post
+ *
+ * A run with one worker is alone as long as it can be (sched.h): the handler turns it into a shared
+ * one when there are coroutines that may run elsewhere, and otherwise only says who the hog is.
+ *
+ * Spare workers. When all workers that take work have a hog, and there is work for any, one more is
+ * started, or the next of those that were started before takes work again: `spares` of them do.
+ * When one of the run's own workers has no hog any more, none does: they give their queues away,
+ * run what is bound to them (a select with polls in their rings) and sleep.
+ *
+ *      watchdog: spares = n (seq_cst); wakes them        spare: sleep = ASLEEP (seq_cst); does it
+ *                if they sleep (seq_cst)                        take work (seq_cst)? is there any?
+ *
+ * The same as with an inbox (worker.c): one of the two sees the other.
+ *
+ * Sleeping. While all workers sleep and have not woken since the last tick the watchdog sleeps,
+ * too, without limit: an idle process has no timer. Who wakes up looks whether it does.
+ *
+ *      watchdog: sleeps = 1 (seq_cst); all IN_SLEEP?     worker: where = IN_RUNTIME (seq_cst);
+ *                then waits                                      sleeps? posts
+ *
+ * Rejected: to switch away from the hog in the handler. What runs next on that thread would share
+ * the hog's malloc() lock, its errno, its half-written stdio buffers. Rejected: a timer a thread
+ * (timer_create(2), SIGEV_THREAD_ID): it ticks in processes that are idle, and interrupts those
+ * that are no hogs.
+ */
+#include "sched/sched.h"
+
+#include <errno.h>
+#include <execinfo.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#define REPORT_PERIOD_NS WH_SECOND
+
+enum {
+    TICKS_CHECKPOINT = 1, /* without a call, until wh_checkpoint() is to let others run */
+    TICKS_HOG = 2,
+    TICKS_UNANSWERED = 4, /* the thread does not take the signal */
+    WATCHDOG_STACK_BYTES = 256 * 1024,
+};
+
+/* ---- wh_checkpoint() ---- */
+
+unsigned wh_checkpoint_wanted_; /* of how many workers; any thread, atomic */
+
+static void checkpoint_ask(struct worker *w)
+{
+    if (!__atomic_exchange_n(&w->watched.asked, true, __ATOMIC_RELAXED))
+        __atomic_fetch_add(&wh_checkpoint_wanted_, 1, __ATOMIC_RELAXED);
+}
+
+static void checkpoint_unask(struct worker *w)
+{
+    if (__atomic_load_n(&w->watched.asked, __ATOMIC_RELAXED) &&
+        __atomic_exchange_n(&w->watched.asked, false, __ATOMIC_RELAXED))
+        __atomic_fetch_sub(&wh_checkpoint_wanted_, 1, __ATOMIC_RELAXED);
+}
+
+int wh_checkpoint_(void)
+{
+    struct worker *w = worker_tls;
+    if (!w || w->current == &w->loop || !__atomic_load_n(&w->watched.asked, __ATOMIC_RELAXED))
+        return 0;
+    wh_coro *self = enter("wh_checkpoint");
+    checkpoint_unask(w);
+    w->budget = 0; /* the loop is next: what it brings is what others wait for */
+    yield(self);
+    return leave(self, ended_exactly(self));
+}
+
+/* ---- The signal ---- */
+
+/* Of each signal that has been ours: the handler before. Under the mutex; the handler reads. */
+static struct sigaction earlier[_NSIG];
+static bool installed[_NSIG];
+static pthread_mutex_t install_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static void pass_on(int number, siginfo_t *info, void *context)
+{
+    const struct sigaction *action = &earlier[number];
+    if (action->sa_flags & SA_SIGINFO) {
+        action->sa_sigaction(number, info, context);
+    } else if (action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN) {
+        action->sa_handler(number);
+    } else if (action->sa_handler == SIG_DFL && number != SIGURG && number != SIGCHLD &&
+               number != SIGWINCH && number != SIGCONT) {
+        sigaction(number, action, NULL); /* the default action, which is not to ignore it */
+        raise(number);
+    }
+}
+
+static void *interrupted_at(const void *context)
+{
+    const ucontext_t *u = context;
+#if defined(__x86_64__)
+    return (void *)(uintptr_t)u->uc_mcontext.gregs[REG_RIP];
+#else
+    return (void *)(uintptr_t)u->uc_mcontext.pc;
+#endif
+}
+
+/* Who the hog is and where, for the watchdog to say. */
+static void describe(struct worker *w, const void *context)
+{
+    struct watched *watched = &w->watched;
+    coro_describe(w->current, watched->who, sizeof watched->who);
+    watched->site = w->current->site;
+    int count = backtrace(watched->frame, HOG_FRAMES_MAX);
+    int first = 0; /* the handler's own frames are not of interest */
+    while (first < count && watched->frame[first] != interrupted_at(context))
+        first++;
+    if (first == count)
+        first = 0;
+    watched->frames = count - first;
+    memmove((void *)watched->frame, (void *)(watched->frame + first),
+            (size_t)watched->frames * sizeof *watched->frame);
+}
+
+/* The worker's thread has been interrupted in the user's code. */
+static void look_after(struct worker *w, const void *context)
+{
+    struct watched *watched = &w->watched;
+    /* acquire: pairs with the release in hog_begins() */
+    uint32_t hog = __atomic_load_n(&watched->hog, __ATOMIC_ACQUIRE);
+    bool first = __atomic_load_n(&watched->answered, __ATOMIC_RELAXED) != hog;
+    bool drives = w->shared || w->migrants;
+    where_set(w, IN_HANDLER);
+    if (first) {
+        describe(w, context);
+        watched->walked = NULL;
+        __atomic_store_n(&watched->bare, true, __ATOMIC_RELAXED);
+    }
+    if (drives) {
+        run_share(w);
+        loop_drive(w);
+    }
+    size_t stay = work_spread(w, &watched->walked);
+    __atomic_store_n(&watched->bound_coros, watched->bound_coros + stay, __ATOMIC_RELAXED);
+    bool gives = drives && deque_len(&w->deque);
+    if (gives)
+        work_announce(w->run);
+    where_set(w, IN_USER_STALE);
+    /* release: pairs with the acquire in answered() */
+    __atomic_store_n(&watched->answered, hog, __ATOMIC_RELEASE);
+    if (first || gives)
+        sem_post(&w->run->watchdog.wake);
+}
+
+static void on_signal(int number, siginfo_t *info, void *context)
+{
+    int saved_errno = errno;
+    struct worker *w = worker_tls;
+    if (!w || !__atomic_exchange_n(&w->watched.signalled, false, __ATOMIC_RELAXED))
+        pass_on(number, info, context);
+    else if (where_of(w) == IN_USER_STALE)
+        look_after(w, context);
+    errno = saved_errno;
+}
+
+static int install(int number)
+{
+    /* The unwinder is loaded at its first use: not in the handler. */
+    void *frame;
+    (void)backtrace(&frame, 1);
+
+    int rc = 0;
+    struct sigaction action = {.sa_sigaction = on_signal,
+                               .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
+    sigfillset(&action.sa_mask); /* no other handler meets the worker in the middle of this */
+    sigdelset(&action.sa_mask, SIGSEGV);
+    sigdelset(&action.sa_mask, SIGBUS);
+    pthread_mutex_lock(&install_mutex);
+    if (!installed[number])
+        rc = sigaction(number, NULL, &earlier[number]) < 0 || sigaction(number, &action, NULL) < 0
+                 ? -errno
+                 : 0;
+    installed[number] = rc == 0;
+    pthread_mutex_unlock(&install_mutex);
+    return rc;
+}
+
+static bool signal_of(const struct worker *w, sigset_t *ret_set)
+{
+    sigemptyset(ret_set);
+    return w->run->watchdog.tick_ns && w->run->watchdog.signal &&
+           sigaddset(ret_set, w->run->watchdog.signal) == 0;
+}
+
+void watchdog_signal_admit(struct worker *w)
+{
+    sigset_t set, before;
+    if (!signal_of(w, &set))
+        return;
+    pthread_sigmask(SIG_UNBLOCK, &set, &before);
+    w->signal_was_blocked = sigismember(&before, w->run->watchdog.signal);
+}
+
+void watchdog_signal_block(struct worker *w)
+{
+    const struct timespec now = {0};
+    sigset_t set;
+    if (!signal_of(w, &set))
+        return;
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    /* One of ours that is still on its way must not find somebody else's handler. */
+    if (__atomic_load_n(&w->watched.signalled, __ATOMIC_RELAXED))
+        (void)sigtimedwait(&set, NULL, &now);
+    if (!w->signal_was_blocked)
+        pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
+/* ---- Looking ---- */
+
+/* Whether the handler has found the hog. */
+static bool answered(const struct watched *watched)
+{
+    /* acquire: pairs with the release in look_after() */
+    return __atomic_load_n(&watched->answered, __ATOMIC_ACQUIRE) == watched->hog;
+}
+
+static void hog_begins(struct run *run, struct watched *watched)
+{
+    watched->hogged = true;
+    watched->reported = false;
+    __atomic_store_n(&run->watchdog.hogs, run->watchdog.hogs + 1, __ATOMIC_RELAXED);
+    /* release: pairs with the acquire in look_after() */
+    __atomic_store_n(&watched->hog, watched->hog + 1, __ATOMIC_RELEASE);
+}
+
+/* Has the handler look after the worker, if there may be something to do. */
+static void signal_hog(const struct run *run, struct worker *w)
+{
+    struct watched *watched = &w->watched;
+    bool needed = !answered(watched) || !__atomic_load_n(&watched->bare, __ATOMIC_RELAXED) ||
+                  !inbox_empty(&w->inbox);
+    if (!needed || !run->watchdog.signal)
+        return;
+    __atomic_store_n(&watched->signalled, true, __ATOMIC_RELAXED);
+    (void)pthread_kill(w->thread, run->watchdog.signal);
+}
+
+/* Returns whether the worker has slept since the last tick. */
+static bool look(struct run *run, struct worker *w, int64_t now_ns)
+{
+    struct watched *watched = &w->watched;
+    uint64_t sleeps = __atomic_load_n(&w->sleeps, __ATOMIC_RELAXED);
+    bool slept = sleeps == watched->sleeps;
+    watched->sleeps = sleeps;
+    uint8_t where = __atomic_load_n(&w->where, __ATOMIC_RELAXED);
+    if (where == IN_USER_STALE || where == IN_HANDLER) {
+        watched->ticks++;
+        if (watched->ticks == TICKS_CHECKPOINT)
+            checkpoint_ask(w);
+        if (watched->ticks == TICKS_HOG)
+            hog_begins(run, watched);
+        if (watched->ticks >= TICKS_HOG)
+            signal_hog(run, w);
+        return false;
+    }
+    watched->hogged = false;
+    watched->ticks = 0;
+    watched->since_ns = now_ns;
+    checkpoint_unask(w);
+    if (where == IN_USER) {
+        /* relaxed: it is the only word that counts */
+        __atomic_compare_exchange_n(&w->where, &where, IN_USER_STALE, false, __ATOMIC_RELAXED,
+                                    __ATOMIC_RELAXED);
+    }
+    return slept && where == IN_SLEEP;
+}
+
+/* Returns whether all workers have slept since the last tick. */
+static bool look_at_all(struct run *run, int64_t now_ns)
+{
+    bool all = true;
+    for (unsigned i = 0; i < run->workers; i++)
+        all &= look(run, run->worker[i], now_ns);
+    return all;
+}
+
+/* ---- Naming ---- */
+
+static void site_hogged(struct wh_site *site)
+{
+    __atomic_fetch_add(&site->hogs, 1, __ATOMIC_RELAXED);
+}
+
+static void report_hog(struct run *run, const struct worker *w, const char *who, int frames,
+                       int64_t now_ns)
+{
+    struct watchdog *dog = &run->watchdog;
+    const struct watched *watched = &w->watched;
+    if (dog->reported_ns && now_ns - dog->reported_ns < REPORT_PERIOD_NS) {
+        dog->unreported++;
+        return;
+    }
+    dog->reported_ns = now_ns;
+    report("hog: %s has kept worker %u for %lld ms without a call into whorl, and goes on; others "
+           "that are bound to this worker wait. Give its loop a wh_checkpoint(), or move it to "
+           "wh_blocking()",
+           who, w->index + 1u, (long long)((now_ns - watched->since_ns) / 1000000));
+    if (dog->unreported)
+        report("hog: %u more since the last such line", dog->unreported);
+    dog->unreported = 0;
+    if (frames)
+        backtrace_symbols_fd(watched->frame, frames, STDERR_FILENO);
+}
+
+/* The thread takes no signal. What is read of the coroutine holds if the worker has been with it
+ * all the time. */
+static void name_unanswered(struct run *run, struct worker *w, int64_t now_ns)
+{
+    char who[256];
+    const wh_coro *coro = __atomic_load_n(&w->current, __ATOMIC_RELAXED);
+    /* acquire: pairs with nothing: read before `where` is, below */
+    struct wh_site *site = __atomic_load_n(&coro->site, __ATOMIC_ACQUIRE);
+    /* acquire: pairs with nothing, the same */
+    uint32_t id = __atomic_load_n(&coro->id, __ATOMIC_ACQUIRE);
+    if (__atomic_load_n(&w->where, __ATOMIC_RELAXED) != IN_USER_STALE)
+        return;
+    snprintf(who, sizeof who, "%s #%u, started at %s:%u,", site->function, id, site->file,
+             site->line);
+    site_hogged(site);
+    report_hog(run, w, who, 0, now_ns);
+    w->watched.reported = true;
+}
+
+static void name_hogs(struct run *run, int64_t now_ns)
+{
+    for (unsigned i = 0; i < run->workers; i++) {
+        struct worker *w = run->worker[i];
+        struct watched *watched = &w->watched;
+        if (!watched->hogged || watched->reported)
+            continue;
+        if (answered(watched)) {
+            watched->reported = true;
+            site_hogged(watched->site);
+            report_hog(run, w, watched->who, watched->frames, now_ns);
+        } else if (!run->watchdog.signal || watched->ticks >= TICKS_UNANSWERED) {
+            name_unanswered(run, w, now_ns);
+        }
+    }
+}
+
+/* ---- Spare workers ---- */
+
+static bool work_waits(const struct run *run)
+{
+    if (__atomic_load_n(&run->injected, __ATOMIC_RELAXED))
+        return true;
+    for (unsigned i = 0; i < run->workers; i++)
+        if (deque_len(&run->worker[i]->deque))
+            return true;
+    return false;
+}
+
+static void spares_set(struct run *run, unsigned spares)
+{
+    /* seq_cst: pairs with the load in worker_works() */
+    __atomic_store_n(&run->watchdog.spares, spares, __ATOMIC_SEQ_CST);
+    /* Those that take work now, to look for it; the others, to be counted no more. */
+    for (unsigned i = run->workers_asked; i < run->workers; i++)
+        worker_notify(run->worker[i]);
+}
+
+COLD static void spares_see_to(struct run *run)
+{
+    struct watchdog *dog = &run->watchdog;
+    unsigned working = workers_working(run);
+    for (unsigned i = 0; i < working; i++)
+        if (!run->worker[i]->watched.hogged) {
+            if (dog->spares && i < run->workers_asked)
+                spares_set(run, 0);
+            return;
+        }
+    if (!work_waits(run))
+        return;
+    if (working == run->workers && (dog->spares_failed || !spare_start(run))) {
+        if (!dog->spares_failed)
+            report("hog: no further worker can be had; what waits goes on when a hog ends");
+        dog->spares_failed = true;
+        return;
+    }
+    spares_set(run, working + 1 - run->workers_asked);
+}
+
+/* ---- The thread ---- */
+
+/* Waits until the time has come or somebody has posted. */
+static void wait_until(struct watchdog *dog, int64_t until_ns)
+{
+    struct timespec ts = {.tv_sec = until_ns / 1000000000, .tv_nsec = until_ns % 1000000000};
+    (void)sem_clockwait(&dog->wake, CLOCK_MONOTONIC, &ts);
+}
+
+/* Until a worker has something to do. */
+static void watchdog_sleep(struct run *run)
+{
+    struct watchdog *dog = &run->watchdog;
+    /* seq_cst: pairs with the load in watchdog_notice() */
+    __atomic_store_n(&dog->sleeps, true, __ATOMIC_SEQ_CST);
+    bool all = true;
+    for (unsigned i = 0; i < run->workers; i++) {
+        /* seq_cst: pairs with the exchange in sleep_until() */
+        all &= __atomic_load_n(&run->worker[i]->where, __ATOMIC_SEQ_CST) == IN_SLEEP;
+    }
+    if (all)
+        while (__atomic_load_n(&dog->sleeps, __ATOMIC_RELAXED) &&
+               !__atomic_load_n(&dog->ends, __ATOMIC_RELAXED))
+            (void)sem_wait(&dog->wake);
+    __atomic_store_n(&dog->sleeps, false, __ATOMIC_RELAXED);
+}
+
+static void *watchdog_main(void *arg)
+{
+    struct run *run = arg;
+    struct watchdog *dog = &run->watchdog;
+    pthread_setname_np(pthread_self(), "whorl-watchdog");
+    int64_t look_ns = clock_now() + dog->tick_ns;
+    while (!__atomic_load_n(&dog->ends, __ATOMIC_RELAXED)) {
+        wait_until(dog, look_ns);
+        int64_t now_ns = clock_now();
+        if (now_ns >= look_ns) {
+            if (look_at_all(run, now_ns)) {
+                watchdog_sleep(run);
+                now_ns = clock_now();
+            }
+            look_ns = now_ns + dog->tick_ns;
+        }
+        name_hogs(run, now_ns);
+        spares_see_to(run);
+    }
+    for (unsigned i = 0; i < run->workers; i++)
+        checkpoint_unask(run->worker[i]);
+    return NULL;
+}
+
+void watchdog_start(struct run *run)
+{
+    struct watchdog *dog = &run->watchdog;
+    if (!dog->tick_ns)
+        return;
+    int rc = dog->signal ? install(dog->signal) : 0;
+    if (rc == 0) {
+        pthread_attr_t attr;
+        sigset_t all, before;
+        pthread_attr_init(&attr);
+        pthread_attr_setstacksize(&attr, WATCHDOG_STACK_BYTES);
+        sigfillset(&all);
+        sem_init(&dog->wake, 0, 0);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        rc = -pthread_create(&dog->thread, &attr, watchdog_main, run);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        pthread_attr_destroy(&attr);
+        dog->runs = rc == 0;
+    }
+    if (rc < 0)
+        report("cannot start the watchdog: %s; hogs are not noticed", strerror(-rc));
+}
+
+void watchdog_end(struct run *run)
+{
+    struct watchdog *dog = &run->watchdog;
+    if (!dog->runs)
+        return;
+    __atomic_store_n(&dog->ends, true, __ATOMIC_RELAXED);
+    sem_post(&dog->wake);
+    pthread_join(dog->thread, NULL);
+}

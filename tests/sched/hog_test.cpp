@@ -1,0 +1,544 @@
+/*
+ * Coroutines that keep their worker to themselves: what the watchdog does for the others, for one
+ * worker and for several, with its signal and without; and wh_checkpoint().
+ *
+ * How long something takes depends on what else the machine does: where a bound is close, the best
+ * of several rounds counts, because a mechanism that does not work is beyond it in all of them.
+ */
+#include "on_workers.hpp"
+
+#include <catch2/catch_test_macros.hpp>
+
+#include <algorithm>
+#include <arpa/inet.h>
+#include <atomic>
+#include <csignal>
+#include <ctime>
+#include <string>
+#include <thread>
+
+namespace
+{
+
+enum { ROUNDS_MAX = 5 };
+
+int64_t thread_now()
+{
+    timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return static_cast<int64_t>(ts.tv_sec) * 1000000000 + ts.tv_nsec;
+}
+
+/* Computes, without a call into whorl. */
+__attribute__((noinline)) intptr_t spin_for(int64_t ns)
+{
+    int64_t end_ns = thread_now() + ns;
+    while (thread_now() < end_ns)
+        ;
+    return 0;
+}
+
+wh_spawn_options migrant()
+{
+    wh_spawn_options options = {};
+    options.migrate = true;
+    return options;
+}
+
+wh_options one_worker()
+{
+    wh_options options = {};
+    options.workers = 1;
+    options.hog_ns = 10 * WH_MILLISECOND;
+    return options;
+}
+
+/* What its process writes to standard error while it lives. */
+class Stderr
+{
+  public:
+    Stderr()
+    {
+        char path[] = "/tmp/hog_test_XXXXXX";
+        file_ = mkstemp(path);
+        unlink(path);
+        before_ = dup(STDERR_FILENO);
+        dup2(file_, STDERR_FILENO);
+    }
+    Stderr(const Stderr &) = delete;
+    Stderr &operator=(const Stderr &) = delete;
+    ~Stderr()
+    {
+        dup2(before_, STDERR_FILENO);
+        close(before_);
+        close(file_);
+    }
+    std::string text() const
+    {
+        std::string all(1 << 16, '\0');
+        ssize_t n = pread(file_, all.data(), all.size(), 0);
+        all.resize(n < 0 ? 0 : static_cast<size_t>(n));
+        return all;
+    }
+    size_t count(const std::string &what) const
+    {
+        std::string all = text();
+        size_t n = 0;
+        for (size_t at = all.find(what); at != std::string::npos; at = all.find(what, at + 1))
+            n++;
+        return n;
+    }
+
+  private:
+    int file_;
+    int before_;
+};
+
+/* Ticks every 10 ms until told to end; returns the longest time between two. */
+intptr_t tick_gap(const std::atomic<bool> *ends)
+{
+    int64_t gap_ns = 0, last_ns = thread_now();
+    while (!*ends) {
+        wh_sleep(10 * WH_MILLISECOND);
+        int64_t now_ns = thread_now();
+        gap_ns = std::max(gap_ns, now_ns - last_ns);
+        last_ns = now_ns;
+    }
+    return static_cast<intptr_t>(gap_ns);
+}
+
+/* Sends back what comes. */
+void echo(int fd)
+{
+    char byte;
+    while (wh_read(fd, &byte, 1) == 1 && wh_write(fd, &byte, 1) == 1)
+        ;
+}
+
+/* A client that is no coroutine: asks once a millisecond until told to end; returns the longest
+ * time that an answer took. */
+int64_t ask_gap(int fd, const std::atomic<bool> *ends)
+{
+    int64_t gap_ns = 0;
+    char byte = 'x';
+    while (!*ends) {
+        int64_t asked_ns = thread_now();
+        if (write(fd, &byte, 1) != 1 || read(fd, &byte, 1) != 1)
+            return INT64_MAX;
+        gap_ns = std::max(gap_ns, thread_now() - asked_ns);
+        usleep(1000); /* time itself */
+    }
+    shutdown(fd, SHUT_WR);
+    return gap_ns;
+}
+
+struct Gaps {
+    int64_t tick_ns = 0;
+    int64_t ask_ns = 0;
+    uint64_t hogs = 0;
+};
+
+/* One worker, on which the root computes for as long; others with leave to migrate tick and echo.
+ */
+Gaps gaps_beside_hog(const wh_options &options, int64_t hog_ns)
+{
+    Gaps gaps;
+    int pair[2];
+    REQUIRE(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+    std::atomic<bool> ends{false};
+    std::thread client([&] { gaps.ask_ns = ask_gap(pair[1], &ends); });
+    int rc = in_run(
+        [&] {
+            wh_spawn_options may = migrant();
+            std::vector<wh_coro *> tickers;
+            for (int i = 0; i < 4; i++)
+                tickers.push_back(spawn([&ends] { return tick_gap(&ends); }, &may));
+            wh_coro *server = spawn([&pair] { echo(pair[0]); }, &may);
+            wh_sleep(20 * WH_MILLISECOND);
+            spin_for(hog_ns);
+            ends = true;
+            for (wh_coro *ticker : tickers)
+                gaps.tick_ns = std::max<int64_t>(gaps.tick_ns, join(ticker));
+            join(server);
+            wh_stats stats;
+            wh_stats_get(&stats);
+            gaps.hogs = stats.hogs;
+        },
+        &options);
+    client.join();
+    CHECK(rc == 0);
+    close(pair[0]);
+    close(pair[1]);
+    return gaps;
+}
+
+} // namespace
+
+TEST_CASE("hog: what may migrate runs on beside one that computes for a second")
+{
+    Stderr err;
+    wh_options options = one_worker();
+    Gaps best = {INT64_MAX, INT64_MAX, 0};
+    for (int i = 0; i < ROUNDS_MAX && std::max(best.tick_ns, best.ask_ns) >= 30 * WH_MILLISECOND;
+         i++) {
+        Gaps gaps = gaps_beside_hog(options, WH_SECOND);
+        CHECK(gaps.hogs >= 1);
+        best.tick_ns = std::min(best.tick_ns, gaps.tick_ns);
+        best.ask_ns = std::min(best.ask_ns, gaps.ask_ns);
+    }
+    INFO("ticks " << best.tick_ns << " ns, echo " << best.ask_ns << " ns");
+    CHECK(best.tick_ns < 30 * WH_MILLISECOND);
+    CHECK(best.ask_ns < 30 * WH_MILLISECOND);
+}
+
+TEST_CASE("hog: without the watchdog they wait for it")
+{
+    wh_options options = one_worker();
+    options.hog_ns = -1;
+    Gaps gaps = gaps_beside_hog(options, 300 * WH_MILLISECOND);
+    CHECK(gaps.hogs == 0);
+    CHECK(gaps.tick_ns > 250 * WH_MILLISECOND);
+    CHECK(gaps.ask_ns > 250 * WH_MILLISECOND);
+}
+
+TEST_CASE("hog: is named once, with where it was started, and those that wait for it are counted")
+{
+    Stderr err;
+    wh_options options = one_worker();
+    wh_stats stats = {};
+    std::atomic<bool> ends{false};
+    in_run(
+        [&] {
+            std::vector<wh_coro *> bound;
+            for (int i = 0; i < 3; i++)
+                bound.push_back(spawn([&ends] { return tick_gap(&ends); }));
+            wh_spawn_options named = {};
+            named.name = "the glutton";
+            wh_spawn_options may = migrant();
+            wh_coro *ticker = spawn([&ends] { return tick_gap(&ends); }, &may);
+            wh_sleep(20 * WH_MILLISECOND);
+            join(spawn([] { return spin_for(200 * WH_MILLISECOND); }, &named));
+            ends = true;
+            for (wh_coro *coro : bound)
+                CHECK(join(coro) > 100 * WH_MILLISECOND);
+            join(ticker);
+            wh_stats_get(&stats);
+        },
+        &options);
+    CHECK(stats.hogs == 1);
+    CHECK(stats.coros_hogged == 3);
+    CHECK(stats.workers_spare == 1);
+    INFO(err.text());
+    CHECK(err.count("hog: ") == 1);
+    CHECK(err.count("the glutton") == 1);
+    CHECK(err.count("in_run.hpp") >= 1);
+}
+
+TEST_CASE("hog: a run in which nothing may migrate stays alone, and has it named")
+{
+    Stderr err;
+    wh_options options = one_worker();
+    wh_stats stats = {};
+    in_run(
+        [&] {
+            std::atomic<bool> ends{false};
+            wh_coro *ticker = spawn([&ends] { return tick_gap(&ends); });
+            wh_yield();
+            spin_for(100 * WH_MILLISECOND);
+            ends = true;
+            intptr_t gap_ns = join(ticker);
+            CHECK(gap_ns >= 90 * WH_MILLISECOND);
+            wh_stats_get(&stats);
+        },
+        &options);
+    CHECK(stats.hogs == 1);
+    CHECK(stats.workers == 1);
+    CHECK(err.count("hog: ") == 1);
+}
+
+TEST_CASE("hog: a system call that it is blocked in is restarted")
+{
+    Stderr err;
+    wh_options options = one_worker();
+    int fds[2];
+    REQUIRE(pipe(fds) == 0);
+    std::atomic<bool> ends{false};
+    std::thread writer;
+    in_run(
+        [&] {
+            wh_spawn_options may = migrant();
+            wh_coro *ticker = spawn([&ends] { return tick_gap(&ends); }, &may);
+            wh_yield();
+            writer = std::thread([&] {
+                usleep(150000); /* time itself */
+                CHECK(write(fds[1], "x", 1) == 1);
+            });
+            char byte = 0;
+            ssize_t n = read(fds[0], &byte, 1); /* blocks the worker */
+            int error = n < 0 ? errno : 0;
+            ends = true;
+            wh_stats stats;
+            wh_stats_get(&stats);
+            join(ticker);
+            CHECK(n == 1);
+            CHECK(error == 0);
+            CHECK(byte == 'x');
+            CHECK(stats.hogs == 1);
+        },
+        &options);
+    writer.join();
+    close(fds[0]);
+    close(fds[1]);
+}
+
+TEST_CASE("hog: without a signal it is counted and named by its start, and not interrupted")
+{
+    Stderr err;
+    wh_options options = one_worker();
+    options.hog_signal = -1;
+    wh_stats stats = {};
+    int rc = 0;
+    in_run(
+        [&] {
+            /* Ended with EINTR by any signal's handler. */
+            timespec ts = {0, 150000000};
+            rc = nanosleep(&ts, nullptr); /* time itself */
+            wh_stats_get(&stats);
+        },
+        &options);
+    CHECK(rc == 0);
+    CHECK(stats.hogs == 1);
+    INFO(err.text());
+    CHECK(err.count("hog: root #") == 1);
+}
+
+namespace
+{
+std::atomic<int> passed{0};
+}
+
+TEST_CASE("hog: a signal that the watchdog has not sent goes to the handler from before")
+{
+    Stderr err;
+    struct sigaction mine = {}, before = {};
+    mine.sa_handler = [](int) { passed++; };
+    REQUIRE(sigaction(SIGUSR2, &mine, &before) == 0);
+    wh_options options = one_worker();
+    options.hog_signal = SIGUSR2;
+    passed = 0;
+    wh_stats stats = {};
+    in_run(
+        [&] {
+            spin_for(50 * WH_MILLISECOND);
+            raise(SIGUSR2);
+            wh_stats_get(&stats);
+        },
+        &options);
+    CHECK(stats.hogs == 1);
+    CHECK(passed == 1);
+    raise(SIGUSR2); /* outside of a run, too */
+    CHECK(passed == 2);
+}
+
+TEST_CASE("hog: when the caller has blocked the signal it is blocked again after the run")
+{
+    Stderr err;
+    sigset_t set, before, after;
+    sigemptyset(&set);
+    sigaddset(&set, SIGURG);
+    pthread_sigmask(SIG_BLOCK, &set, &before);
+    wh_options options = one_worker();
+    wh_stats stats = {};
+    in_run(
+        [&] {
+            spin_for(50 * WH_MILLISECOND);
+            wh_stats_get(&stats);
+        },
+        &options);
+    CHECK(stats.hogs == 1);
+    pthread_sigmask(SIG_SETMASK, &before, &after);
+    CHECK(sigismember(&after, SIGURG));
+}
+
+TEST_CASE("hog: with as many as there are workers, spare and not, the rest goes on")
+{
+    Stderr err;
+    wh_options options = {};
+    options.workers = 2;
+    int64_t gap_ns = INT64_MAX;
+    uint64_t spare = 0;
+    for (int i = 0; i < ROUNDS_MAX && (gap_ns >= 60 * WH_MILLISECOND || spare < 2); i++)
+        in_run(
+            [&] {
+                std::atomic<bool> ends{false};
+                wh_spawn_options may = migrant();
+                wh_coro *ticker = spawn([&ends] { return tick_gap(&ends); }, &may);
+                wh_sleep(20 * WH_MILLISECOND);
+                /* The third and the fourth find their workers taken, and come to spare ones. */
+                std::vector<wh_coro *> hogs;
+                for (int n = 0; n < 3; n++)
+                    hogs.push_back(spawn([] { return spin_for(400 * WH_MILLISECOND); }));
+                spin_for(400 * WH_MILLISECOND);
+                ends = true;
+                for (wh_coro *hog : hogs)
+                    join(hog);
+                gap_ns = std::min<int64_t>(gap_ns, join(ticker));
+                wh_stats stats;
+                wh_stats_get(&stats);
+                spare = stats.workers_spare;
+                CHECK(stats.hogs >= 3);
+            },
+            &options);
+    INFO("gap " << gap_ns << " ns");
+    CHECK(gap_ns < 60 * WH_MILLISECOND);
+    CHECK(spare >= 2);
+}
+
+TEST_CASE("hog: when it has ended the spare worker takes no more, and what it had goes back")
+{
+    Stderr err;
+    wh_options options = one_worker();
+    in_run(
+        [&] {
+            std::atomic<bool> ends{false};
+            std::atomic<unsigned> worker{0};
+            wh_spawn_options may = migrant();
+            wh_coro *wanderer = spawn(
+                [&] {
+                    while (!ends) {
+                        wh_sleep(WH_MILLISECOND);
+                        worker = wh_worker();
+                    }
+                },
+                &may);
+            for (int i = 0; i < 3; i++) {
+                int64_t end_ns = thread_now() + 5 * WH_SECOND;
+                while (worker != 2 && thread_now() < end_ns)
+                    ; /* no call */
+                unsigned beside = worker;
+                until([&] { return worker == 1; });
+                CHECK(beside == 2);
+            }
+            ends = true;
+            join(wanderer);
+            wh_stats stats;
+            wh_stats_get(&stats);
+            CHECK(stats.workers_spare == 1);
+        },
+        &options);
+}
+
+TEST_CASE("hog: what others start and end meanwhile does not meet the hog's malloc")
+{
+    Stderr err;
+    wh_options options = one_worker();
+    std::atomic<uint64_t> done{0};
+    in_run(
+        [&] {
+            std::atomic<bool> ends{false};
+            wh_spawn_options may = migrant();
+            std::vector<wh_coro *> others;
+            /* Timers that are made on this worker and destroyed on the spare one; contexts whose
+             * functions for afterwards are this worker's; calls on other threads whose callers have
+             * left. Each has memory that the handler would have to free. */
+            for (int i = 0; i < 8; i++)
+                others.push_back(spawn(
+                    [&] {
+                        while (!ends) {
+                            wh_timer *timer = wh_timer_create(WH_MILLISECOND, 0);
+                            wh_timer_wait(timer);
+                            wh_timer_destroy(timer);
+                            wh_ctx *ctx = wh_ctx_create(NULL);
+                            wh_after *after;
+                            wh_ctx_after(ctx, &after, +[] {});
+                            wh_sleep(WH_MILLISECOND / 2);
+                            wh_ctx_cancel(ctx, 0);
+                            wh_ctx_after_stop(after);
+                            wh_ctx_destroy(ctx);
+                            WH_WITH_TIMEOUT(WH_MILLISECOND)
+                            {
+                                (void)wh_blocking(NULL, usleep, 1000u);
+                            }
+                            done++;
+                        }
+                    },
+                    &may));
+            wh_yield();
+            for (int round = 0; round < 20; round++) {
+                int64_t end_ns = thread_now() + 40 * WH_MILLISECOND;
+                while (thread_now() < end_ns)
+                    free(malloc(64 + static_cast<size_t>(end_ns) % 512));
+                wh_sleep(2 * WH_MILLISECOND); /* some come back */
+            }
+            ends = true;
+            for (wh_coro *other : others)
+                join(other);
+        },
+        &options);
+    CHECK(done > 20);
+}
+
+TEST_CASE("checkpoint: lets others run, and says when it is time to end")
+{
+    Stderr err;
+    wh_options options = one_worker();
+    int64_t gap_ns = INT64_MAX;
+    for (int i = 0; i < ROUNDS_MAX && gap_ns >= 30 * WH_MILLISECOND; i++)
+        in_run(
+            [&] {
+                std::atomic<bool> ends{false};
+                wh_coro *ticker = spawn([&ends] { return tick_gap(&ends); });
+                wh_yield();
+                wh_coro *worker = spawn([] {
+                    intptr_t rc;
+                    while ((rc = wh_checkpoint()) == 0)
+                        ;
+                    return rc;
+                });
+                wh_sleep(200 * WH_MILLISECOND);
+                wh_cancel(worker);
+                CHECK(join(worker) == -ECANCELED);
+                ends = true;
+                gap_ns = std::min<int64_t>(gap_ns, join(ticker));
+                wh_stats stats;
+                wh_stats_get(&stats);
+                CHECK(stats.hogs == 0);
+            },
+            &options);
+    INFO("gap " << gap_ns << " ns");
+    CHECK(gap_ns < 30 * WH_MILLISECOND);
+}
+
+TEST_CASE("checkpoint: a deadline ends it, too")
+{
+    wh_options options = one_worker();
+    in_run(
+        [&] {
+            int rc = 0;
+            WH_WITH_TIMEOUT(30 * WH_MILLISECOND)
+            {
+                while ((rc = wh_checkpoint()) == 0)
+                    ;
+            }
+            CHECK(rc == -ETIMEDOUT);
+        },
+        &options);
+    CHECK(wh_checkpoint() == 0); /* outside */
+}
+
+TEST_CASE("hog: options out of their range are refused")
+{
+    Stderr err;
+    for (int64_t bad : {INT64_C(-2), INT64_C(1), 61 * WH_SECOND}) {
+        wh_options options = one_worker();
+        options.hog_ns = bad;
+        CHECK(in_run([] {}, &options) == -EINVAL);
+    }
+    for (int bad : {-2, SIGKILL, SIGSTOP, 1000}) {
+        wh_options options = one_worker();
+        options.hog_signal = bad;
+        CHECK(in_run([] {}, &options) == -EINVAL);
+    }
+    CHECK(err.count("hog_ns") == 3);
+    CHECK(err.count("hog_signal") == 4);
+}
