@@ -29,7 +29,7 @@ static int install_error;
 static _Thread_local stack_t alternate;         /* ours */
 static _Thread_local stack_t alternate_earlier; /* the thread's before */
 
-static void explain(const wh_coro *coro, const void *address)
+static void explain(const wh_coro *coro, const struct stack *stack, const void *address)
 {
     char who[256];
     coro_describe(coro, who, sizeof who);
@@ -37,7 +37,7 @@ static void explain(const wh_coro *coro, const void *address)
     report(
         "its stack is of the %zu KiB class; give it a larger one (wh_spawn_options.stack_bytes, "
         "or wh_options.stack_bytes for all), or keep large arrays on the heap. Its latest calls:",
-        stack_class_bytes(coro->stack->size_class) / 1024);
+        stack_class_bytes(stack->size_class) / 1024);
     void *frames[FRAMES_MAX];
     int n = backtrace(frames, FRAMES_MAX);
     backtrace_symbols_fd(frames, n, STDERR_FILENO);
@@ -59,27 +59,30 @@ static void pass_on(int signal, siginfo_t *info, void *context)
     }
 }
 
-/* Whether the fault is the running coroutine's on its own guard. On another one's it is a wild
- * pointer and no overflow; and a signal that somebody sent has no address. */
-static bool is_overflow(const struct worker *w, const siginfo_t *info)
+/* The running coroutine's stack, or one that it has borrowed, if the fault is on its guard, else
+ * NULL. On another one's it is a wild pointer and no overflow; and a signal that somebody sent has
+ * no address. */
+static const struct stack *overflown(const struct worker *w, const siginfo_t *info)
 {
-    if (!w || info->si_code <= 0)
-        return false;
-    /* On a stack of this worker's, or of the one that its coroutine came from. */
-    const struct stack *own = w->current->stack;
-    if (!own)
-        return false;
-    const struct stack_pool *pool = &w->run->worker[own->home]->stacks;
-    const struct stack *stack = stack_of_guard(pool, info->si_addr);
-    return stack && stack->owner == w->current;
+    if (!w || info->si_code <= 0 || !w->current->stack)
+        return NULL;
+    /* Of this worker's, or of one that the coroutine came from. */
+    for (unsigned i = 0; i < w->run->workers; i++) {
+        const struct stack_pool *pool = &w->run->worker[i]->stacks;
+        const struct stack *stack = stack_of_guard(pool, info->si_addr);
+        if (stack && stack->owner == w->current)
+            return stack;
+    }
+    return NULL;
 }
 
 static void on_fault(int signal, siginfo_t *info, void *context)
 {
     int saved_errno = errno;
     const struct worker *w = worker_tls;
-    if (is_overflow(w, info)) {
-        explain(w->current, info->si_addr);
+    const struct stack *stack = overflown(w, info);
+    if (stack) {
+        explain(w->current, stack, info->si_addr);
         struct sigaction fatal = {.sa_handler = SIG_DFL};
         sigaction(signal, &fatal, NULL);
     } else {

@@ -65,6 +65,10 @@ static bool tidy_stack(struct worker *w, struct stack *stack)
     if (!long_parked || stack->scan_mark == coro->run_mark)
         return false;
     stack->scan_mark = coro->run_mark;
+    /* It may be on another one, borrowed: then we know nothing of this. */
+    const char *sp = coro->context.sp;
+    if (sp > stack->top || sp < stack_bottom(&w->stacks, stack))
+        return false;
     /* All below the red zone of a parked coroutine is dead. One that has been claimed by another
      * worker is resumed by this one, which is here. */
     return stack_trim(&w->stacks, stack, (char *)coro->context.sp - 128);

@@ -6,7 +6,14 @@
  *
  *     sanitizer_leave(&from, &to, dying);  context_switch(...);  sanitizer_arrive(&from)
  *
- * and sanitizer_arrive(&to) first thing on a new context.
+ * and sanitizer_arrive(&to) first thing on a new context. Around a call on a borrowed stack, during
+ * which the context's struct is that stack's and `outer` what it was:
+ *
+ *     sanitizer_borrow(&self, &outer, pool, stack); context_call(...); sanitizer_back(&self,
+ * &outer)
+ *
+ * and on the borrowed stack, at the call's begin and end, sanitizer_borrowed(&self) and
+ * sanitizer_give_back(&outer). ThreadSanitizer's fiber stays the same.
  */
 #ifndef STACKS_SANITIZER_H
 #define STACKS_SANITIZER_H
@@ -78,6 +85,30 @@ static inline void sanitizer_arrive(struct sanitizer *self)
 static inline void sanitizer_finish(struct sanitizer *s)
 {
     (void)s;
+}
+
+static inline void sanitizer_borrow(struct sanitizer *self, struct sanitizer *outer,
+                                    const struct stack_pool *pool, const struct stack *stack)
+{
+    *outer = *self;
+    sanitizer_stack_set(self, pool, stack);
+    __sanitizer_start_switch_fiber(&outer->fake_stack, self->bottom, self->bytes);
+}
+
+static inline void sanitizer_borrowed(struct sanitizer *self)
+{
+    __sanitizer_finish_switch_fiber(self->fake_stack, NULL, NULL);
+}
+
+static inline void sanitizer_give_back(const struct sanitizer *outer)
+{
+    __sanitizer_start_switch_fiber(NULL, outer->bottom, outer->bytes);
+}
+
+static inline void sanitizer_back(struct sanitizer *self, const struct sanitizer *outer)
+{
+    *self = *outer;
+    __sanitizer_finish_switch_fiber(self->fake_stack, NULL, NULL);
 }
 
 #elif defined(WHORL_TSAN)
@@ -160,6 +191,35 @@ static inline void sanitizer_leave(struct sanitizer *from, const struct sanitize
 static inline void sanitizer_arrive(struct sanitizer *self)
 {
     (void)self;
+}
+
+#endif
+
+#ifndef WHORL_ASAN
+
+static inline void sanitizer_borrow(struct sanitizer *self, struct sanitizer *outer,
+                                    const struct stack_pool *pool, const struct stack *stack)
+{
+    (void)self;
+    (void)outer;
+    (void)pool;
+    (void)stack;
+}
+
+static inline void sanitizer_borrowed(const struct sanitizer *self)
+{
+    (void)self;
+}
+
+static inline void sanitizer_give_back(const struct sanitizer *outer)
+{
+    (void)outer;
+}
+
+static inline void sanitizer_back(const struct sanitizer *self, const struct sanitizer *outer)
+{
+    (void)self;
+    (void)outer;
 }
 
 #endif

@@ -40,6 +40,10 @@ static_assert(offsetof(struct context, fp) == 16, "the switch below counts on it
  * context that was switched to, on an empty stack, as the outermost frame. */
 void context_entry(void);
 
+/* Calls fn(arg) on the empty stack that ends at top (16-byte aligned), as its outermost frame, and
+ * returns when fn does. An exception that leaves fn ends the process. */
+void context_call(void *top, void (*fn)(void *arg), void *arg);
+
 /* What context_entry calls; supplied by the room above. Never returns. */
 void context_main(struct context *context) __attribute__((noreturn));
 

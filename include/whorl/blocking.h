@@ -1,5 +1,6 @@
 /*
- * whorl/blocking.h: calls that would block a worker, made on threads of their own.
+ * whorl/blocking.h: calls that would block a worker, made on threads of their own; and calls that
+ * need a larger stack.
  *
  *     intptr_t rc;
  *     if (wh_blocking(&rc, getaddrinfo_into, name, &result) == 0)
@@ -35,10 +36,25 @@ WH_BEGIN_DECLS
  */
 #define wh_blocking(ret_value, ...) WH_START_(wh_blocking_, (ret_value), NULL, __VA_ARGS__)
 
-/* ---- What the macro above stands on; not for direct use. ---- */
+/*
+ * wh_on_big_stack(&value, fn, args...): makes the call fn(args...), checked as wh_go() does, on a
+ * stack of 8 MiB that the calling coroutine borrows for it from its worker: for libraries that need
+ * more than the coroutine's own has, called from time to time. It is an ordinary call in all other
+ * respects, by the same coroutine, on the same thread: fn blocks the worker if it blocks, and may
+ * make any call of whorl. value is as above. Does not park by itself. Returns 0, or
+ *   -ENOMEM   no such stack is to be had; the call is not made
+ *
+ * What the function has touched of the stack is given back some time after it has returned. An
+ * exception must not leave it (std::terminate), nor may longjmp(3).
+ */
+#define wh_on_big_stack(ret_value, ...) WH_START_(wh_on_big_stack_, (ret_value), NULL, __VA_ARGS__)
+
+/* ---- What the macros above stands on; not for direct use. ---- */
 
 WH_API int wh_blocking_(struct wh_site *site, intptr_t *ret_value, const void *none,
                         void (*fn)(void), const uintptr_t *words);
+WH_API int wh_on_big_stack_(struct wh_site *site, intptr_t *ret_value, const void *none,
+                            void (*fn)(void), const uintptr_t *words);
 
 WH_END_DECLS
 

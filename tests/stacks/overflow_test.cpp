@@ -64,6 +64,11 @@ int spawn_and_sink(size_t stack_bytes, int (*sink)(int), int depth)
     return 0;
 }
 
+void borrow_and_sink()
+{
+    (void)wh_on_big_stack(nullptr, sink_deeper, DEEP);
+}
+
 char *no_access()
 {
     return static_cast<char *>(
@@ -140,6 +145,24 @@ TEST_CASE("overflow: each class names its own size, guarded either way")
             CHECK(says(end, row.text));
         }
     }
+}
+
+TEST_CASE("overflow: of a borrowed stack is the borrower's, and names the size of that one")
+{
+    ChildEnd end = in_run([](void *) {
+        wh_coro *coro;
+        wh_spawn_options options = {"borrower", 16 << 10};
+        if (wh_spawn(&coro, &options, borrow_and_sink) < 0)
+            return 7;
+        wh_join(coro, nullptr);
+        return 0;
+    });
+    INFO(end.how());
+    CHECK(end.killed_by(SIGSEGV));
+    CHECK(says(end, "stack overflow"));
+    CHECK(says(end, "borrower #2"));
+    CHECK(says(end, " 8192 KiB"));
+    CHECK(count_of(end.said, "sink_deeper") >= 5);
 }
 
 TEST_CASE("overflow: a frame larger than the guard does not jump over it")
