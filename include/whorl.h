@@ -13,6 +13,7 @@
 #include <whorl/net.h>
 #include <whorl/process.h>
 #include <whorl/run.h>
+#include <whorl/runtime.h>
 #include <whorl/select.h>
 #include <whorl/signal.h>
 #include <whorl/stats.h>

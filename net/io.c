@@ -166,8 +166,9 @@ static int close_now(wh_coro *self, wh_fd fd)
 {
 #ifdef WHORL_TSAN
     /* ThreadSanitizer watches descriptors, too, and must see that this one may come again. */
-    (void)self;
-    return close(fd) < 0 ? -errno : 0;
+    int rc = close(fd) < 0 ? -errno : 0;
+    fd_closed(self->worker, fd);
+    return rc;
 #else
     self->op = (struct op){.code = OP_CLOSE, .fd = fd};
     return op_await_shielded(self);
@@ -183,7 +184,6 @@ int wh_close(wh_fd fd)
     if (rc < 0)
         return leave(self, rc);
     rc = close_now(self, fd);
-    fd_closed(self, fd);
     return leave(self, rc);
 }
 

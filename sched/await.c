@@ -83,28 +83,25 @@ static inline uint64_t user_bit(const struct worker *w)
 
 /* Whether the worker may begin an operation on the descriptor: 0; -EBADF: somebody is closing it;
  * -EAGAIN: to be asked again when others have run. */
-static inline int may_begin(struct worker *w, const struct fd_waiters *fd, int number)
+static inline int may_begin(struct worker *w, int number)
 {
-    if (unlikely(fd->closer))
-        return -EBADF;
-    if (likely(!w->shared))
-        return 0;
     uint64_t *users = &w->run->fd_users[number];
     uint64_t seen = __atomic_load_n(users, __ATOMIC_RELAXED);
-    if (unlikely(!(seen & user_bit(w)))) {
+    if (unlikely(w->shared && !(seen & user_bit(w)))) {
         /* acq_rel: pairs with the one in fd_end_operations() */
         seen = __atomic_fetch_or(users, user_bit(w), __ATOMIC_ACQ_REL);
     }
     if (likely(!(seen & FD_CLOSING)))
         return 0;
-    return seen & FD_LAST ? -EAGAIN : -EBADF;
+    if (!(seen & FD_LAST))
+        return -EBADF;
+    return w->shared ? -EAGAIN : 0; /* alone, it comes behind the close in the ring */
 }
 
 static inline void closer_wake(struct worker *w, struct fd_waiters *fd)
 {
     wh_coro *closer = fd->closer;
-    if (w->shared)
-        fd->closer = NULL; /* maybe another worker's; FD_CLOSING keeps the others away */
+    fd->closer = NULL; /* maybe another worker's; FD_CLOSING keeps the others away */
     wake(closer, 0, w->shared);
 }
 
@@ -129,6 +126,8 @@ void op_completed(struct op *op)
     struct worker *w = coro->worker;
     struct fd_waiters *fd = waiters_of(w, op);
     w->ops_in_flight--;
+    if (unlikely(op->code == OP_CLOSE))
+        fd_closed(w, op->fd); /* now: its coroutine may not run soon */
     if (fd) {
         /* Now, because the run queue wants the link. */
         wh_coro **at = &fd->first;
@@ -149,7 +148,7 @@ static int32_t submit_and_park(wh_coro *self, const struct wait_kind *kind)
     struct fd_waiters *fd = waiters_of(w, &self->op);
     if (fd) {
         int rc;
-        while (unlikely((rc = may_begin(w, fd, self->op.fd)) < 0)) {
+        while (unlikely((rc = may_begin(w, self->op.fd)) < 0)) {
             if (rc != -EAGAIN)
                 return rc;
             yield(self);
@@ -227,7 +226,7 @@ int poll_start(wh_coro *self, struct poll_wait *poll, int fd, short events)
     poll->waiter.coro = self;
     struct fd_waiters *waiters = waiters_of(w, &poll->op);
     if (waiters) {
-        int rc = may_begin(w, waiters, fd);
+        int rc = may_begin(w, fd);
         if (rc < 0)
             return rc;
         poll->fd_next = waiters->polls;
@@ -349,53 +348,51 @@ COLD static void end_elsewhere(wh_coro *self, int number, uint64_t users, const 
     }
 }
 
+/* Sets FD_CLOSING. Returns what there was before. Alone, nobody else does. */
+static uint64_t begin_closing(const struct worker *w, uint64_t *users)
+{
+    if (unlikely(w->shared)) {
+        /* acq_rel: pairs with the one in may_begin() */
+        return __atomic_fetch_or(users, FD_CLOSING, __ATOMIC_ACQ_REL);
+    }
+    uint64_t seen = __atomic_load_n(users, __ATOMIC_RELAXED);
+    __atomic_store_n(users, seen | FD_CLOSING, __ATOMIC_RELAXED);
+    return seen;
+}
+
 int fd_end_operations(wh_coro *self, int number)
 {
     struct worker *w = self->worker;
     if ((uint32_t)number >= w->fds_count)
         return 0;
     struct fd_waiters *fd = &w->fds[number];
-    uint64_t *users = &w->run->fd_users[number], seen = 0;
-    if (unlikely(w->shared)) {
-        /* acq_rel: pairs with the one in may_begin() */
-        while ((seen = __atomic_fetch_or(users, FD_CLOSING, __ATOMIC_ACQ_REL)) & FD_CLOSING) {
-            if (!(seen & FD_LAST))
-                return -EBADF;
-            yield(self); /* the number may have a new file already, which is meant */
-        }
-        w = self->worker;
-        fd = &w->fds[number];
-        if (w->run->was_alone)
-            seen |= 1; /* what worker 0 had begun before then is not noted */
-    } else if (unlikely(fd->closer)) {
-        return -EBADF;
+    uint64_t *users = &w->run->fd_users[number], seen;
+    while (unlikely((seen = begin_closing(self->worker, users)) & FD_CLOSING)) {
+        if (!(seen & FD_LAST))
+            return -EBADF;
+        yield(self); /* the number may have a new file already, which is meant */
     }
+    w = self->worker;
+    fd = &w->fds[number];
+    if (w->run->was_alone)
+        seen |= 1; /* what worker 0 had begun before then is not noted */
     if (unlikely(!none_left(fd))) {
         fd->closer = self;
         end_local(fd);
-        if (!w->shared)
-            __atomic_store_n(users, FD_CLOSING,
-                             __ATOMIC_RELAXED); /* it may be shared before the last has left */
         park(self, &wait_close);
-        if (!w->shared)
-            fd->closer = NULL;
     }
     if (unlikely(seen & ~user_bit(w)))
         end_elsewhere(self, number, seen & ~FD_CLOSING, w);
-    if (__atomic_load_n(users, __ATOMIC_RELAXED)) {
-        /* release: pairs with the acquire in may_begin(), with which a worker has set its bit
-         * since: it is lost, and no operation was begun */
-        __atomic_store_n(users, FD_CLOSING | FD_LAST, __ATOMIC_RELEASE);
-    }
+    /* release: pairs with the acquire in may_begin(), with which a worker has set its bit since: it
+     * is lost, and no operation was begun */
+    __atomic_store_n(users, FD_CLOSING | FD_LAST, __ATOMIC_RELEASE);
     return 0;
 }
 
-void fd_closed(const wh_coro *self, int number)
+void fd_closed(const struct worker *w, int number)
 {
-    struct worker *w = self->worker;
-    uint64_t *users = &w->run->fd_users[number];
-    if ((uint32_t)number < w->fds_count && __atomic_load_n(users, __ATOMIC_RELAXED)) {
-        /* release: pairs with the acquire in may_begin() */
-        __atomic_store_n(users, 0, __ATOMIC_RELEASE);
-    }
+    if ((uint32_t)number >= w->fds_count)
+        return;
+    /* release: pairs with the acquire in may_begin() */
+    __atomic_store_n(&w->run->fd_users[number], 0, __ATOMIC_RELEASE);
 }

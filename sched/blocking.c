@@ -77,8 +77,8 @@ static void job_unref(struct job *job)
 
 /* ---- On the worker ---- */
 
-/* Nobody is to post any more. Returns whether somebody could have. */
-static bool job_forget(struct job *job)
+/* Nobody is to post any more. */
+static void job_forget(struct job *job)
 {
     lock_take(&job->lock);
     struct worker *w = job->worker;
@@ -86,7 +86,6 @@ static bool job_forget(struct job *job)
     lock_give(&job->lock);
     if (w)
         __atomic_fetch_sub(&w->run->outside, 1, __ATOMIC_RELAXED);
-    return w;
 }
 
 static void delivered(struct post *post, struct worker *w)
@@ -107,9 +106,8 @@ static void delivered(struct post *post, struct worker *w)
 static void job_over(struct run_hook *hook)
 {
     struct job *job = container_of(hook, struct job, hook);
-    bool awaited = job_forget(job);
-    if (!awaited)
-        job_unref(job); /* the post that is in an inbox which nobody empties any more */
+    job_forget(job); /* or it has been posted, and is delivered when the inbox is emptied */
+    job->caller = NULL;
     job_unref(job);
 }
 

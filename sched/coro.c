@@ -70,7 +70,8 @@ COLD static bool slab_grow(struct slab *slab, uint8_t home, bool huge)
         slab->free = &chunk->coro[i];
     }
     chunk->next = slab->chunks;
-    slab->chunks = chunk;
+    /* release: pairs with the acquire in slab_visit(), maybe on another thread */
+    __atomic_store_n(&slab->chunks, chunk, __ATOMIC_RELEASE);
     return true;
 }
 
@@ -85,7 +86,7 @@ COLD static bool slab_refill(struct slab *slab, uint8_t home, bool huge)
 static inline wh_coro *slab_take(struct worker *w)
 {
     if (unlikely(!w->slab.free) &&
-        !slab_refill(&w->slab, w->index, w->started - w->ended >= HUGE_FROM_COROS))
+        !slab_refill(&w->slab, w->index, (int64_t)(w->started - w->ended) >= HUGE_FROM_COROS))
         return NULL;
     wh_coro *coro = w->slab.free;
     wh_assert(state_of(coro) == CORO_FREE);
@@ -134,7 +135,9 @@ void slab_finish(struct slab *slab)
 
 void slab_visit(const struct slab *slab, void (*visit)(wh_coro *coro, void *arg), void *arg)
 {
-    for (struct slab_chunk *chunk = slab->chunks; chunk; chunk = chunk->next)
+    /* acquire: pairs with the release in slab_grow() */
+    for (struct slab_chunk *chunk = __atomic_load_n(&slab->chunks, __ATOMIC_ACQUIRE); chunk;
+         chunk = chunk->next)
         for (size_t i = 0; i < chunk->coros; i++) {
             wh_coro *coro = &chunk->coro[i];
             uint8_t state = state_of(coro);
@@ -208,20 +211,19 @@ static inline wh_coro *create(struct worker *w, int size_class)
     coro->start.stack_class = (uint8_t)size_class;
     coro->start.extra = NULL;
     coro->start.bound = false;
+    coro->start.outside = false;
     return coro;
 }
 
 /* Makes it a coroutine that will call fn in the ambient context of `from`. */
-__attribute__((always_inline)) static inline void prepare(struct worker *w, wh_coro *coro,
-                                                          struct wh_site *site, unsigned flags,
-                                                          unsigned handle, const wh_coro *from,
-                                                          void (*fn)(void), const uintptr_t *words)
+__attribute__((always_inline)) static inline void
+describe_start(struct worker *w, wh_coro *coro, struct wh_site *site, uint32_t id, unsigned flags,
+               unsigned handle, const wh_coro *from, void (*fn)(void), const uintptr_t *words)
 {
     __atomic_store_n(&coro->worker, w, __ATOMIC_RELAXED);
     coro->flags = (uint8_t)(flags | (from->flags & (CORO_CTX_ENDED | CORO_MIGRATES)));
     coro->handle = (uint8_t)handle;
-    /* Unique in the run: each worker numbers its own. */
-    __atomic_store_n(&coro->id, (uint32_t)w->started * w->id_step + w->id_first, __ATOMIC_RELAXED);
+    __atomic_store_n(&coro->id, id, __ATOMIC_RELAXED);
     coro->deadline_ns = from->deadline_ns;
     coro->stack = NULL;
     __atomic_store_n(&coro->site, site, __ATOMIC_RELAXED);
@@ -231,12 +233,23 @@ __attribute__((always_inline)) static inline void prepare(struct worker *w, wh_c
     for (unsigned i = 0; i < args; i++)
         coro->start.words[i] = words[i];
     coro->wait = 0; /* none yet: it may be looked at, by may_move() */
-    state_set(coro, CORO_NEW);
     coro->ctx = NULL;
+    state_set(coro, CORO_NEW);
+    site_started(site);
+}
+
+/* The same by a worker, in whose pool a stack is reserved. */
+__attribute__((always_inline)) static inline void prepare(struct worker *w, wh_coro *coro,
+                                                          struct wh_site *site, unsigned flags,
+                                                          unsigned handle, const wh_coro *from,
+                                                          void (*fn)(void), const uintptr_t *words)
+{
+    /* Unique in the run: each worker numbers its own. */
+    uint32_t id = (uint32_t)w->started * w->id_step + w->id_first;
+    describe_start(w, coro, site, id, flags, handle, from, fn, words);
     if (unlikely(from->ctx))
         ctx_adopt(coro, from->ctx);
     bump(&w->started);
-    site_started(site);
 }
 
 /* create() for one with options. */
@@ -382,13 +395,83 @@ int coro_start_hooked(wh_coro *self, struct wh_site *site, void (*fn)(void), con
     return 0;
 }
 
+/* Takes a descriptor of the run's own. */
+static wh_coro *slab_take_outside(struct run *run)
+{
+    if (!run->slab.free && !slab_refill(&run->slab, HOME_OUTSIDE, false))
+        return NULL;
+    wh_coro *coro = run->slab.free;
+    run->slab.free = coro->next;
+    return coro;
+}
+
+static void total_less(struct run *run)
+{
+    if (run->options.stacks_max != SIZE_MAX)
+        __atomic_fetch_sub(&run->stacks, 1, __ATOMIC_RELAXED);
+}
+
+/* Whether one more stack may be in use. */
+static bool total_more(struct run *run)
+{
+    if (run->options.stacks_max == SIZE_MAX)
+        return true;
+    if (__atomic_fetch_add(&run->stacks, 1, __ATOMIC_RELAXED) < run->options.stacks_max)
+        return true;
+    total_less(run);
+    return false;
+}
+
+int coro_start_outside(struct run *run, struct wh_site *site, void (*fn)(void),
+                       const uintptr_t *words, struct end_hook *hook)
+{
+    struct worker *first = run->worker[0];
+    if (!total_more(run))
+        return -ENOMEM;
+    wh_coro *coro = slab_take_outside(run);
+    if (!coro) {
+        total_less(run);
+        return -ENOMEM;
+    }
+    lock_take(&coro->lock); /* it can be visited, and asked to end, once it is NEW */
+    coro->start.stack_class = (uint8_t)first->stack_class;
+    coro->start.extra = NULL;
+    coro->start.bound = false;
+    coro->start.outside = true;
+    /* Its id is from the top: the workers number from 1. */
+    uint32_t id = UINT32_MAX - (uint32_t)run->started_outside;
+    describe_start(first, coro, site, id, hook ? CORO_HOOKED : 0, HANDLE_DETACHED, &first->loop, fn,
+                   words);
+    if (hook)
+        coro->hook = hook;
+    lock_give(&coro->lock);
+    if (work_from_outside(run, coro))
+        return 0;
+    /* Whoever ends all of the run's may have asked this one, too, to end: then it stays in that
+     * one's list, NEW for ever. */
+    lock_take(&coro->lock);
+    bool asked = coro->handle & HANDLE_ASKED;
+    if (!asked)
+        state_set(coro, CORO_FREE);
+    lock_give(&coro->lock);
+    if (!asked) {
+        coro->next = run->slab.free;
+        run->slab.free = coro;
+    }
+    total_less(run);
+    return -ECANCELED;
+}
+
 /* ---- Moving ---- */
 
 bool coro_adopt(struct worker *w, wh_coro *coro)
 {
-    if (state_of(coro) == CORO_NEW &&
-        stack_reserve_from(&w->stacks, &coro->worker->stacks, coro->start.stack_class) < 0)
-        return false;
+    if (state_of(coro) == CORO_NEW) {
+        struct stack_pool *from = coro->start.outside ? NULL : &coro->worker->stacks;
+        if (stack_reserve_from(&w->stacks, from, coro->start.stack_class) < 0)
+            return false;
+        coro->start.outside = false;
+    }
     lock_take(&coro->lock);
     __atomic_store_n(&coro->worker, w, __ATOMIC_RELAXED);
     lock_give(&coro->lock);
@@ -466,6 +549,16 @@ void coro_return_stack(struct worker *w)
     stack_return(&w->run->worker[stack->home]->stacks, stack);
 }
 
+/* What is asked of it may be in the inbox of another worker, from which it has come, and which may
+ * be slow to look: lets others run until it has arrived. */
+COLD static void await_asked(wh_coro *self)
+{
+    while (__atomic_load_n(&self->handle, __ATOMIC_RELAXED) & HANDLE_ASKED) {
+        self->worker->budget = 0; /* the loop takes the inbox */
+        yield(self);
+    }
+}
+
 /* Locks the coroutine, when nothing is asked of it any more. */
 COLD static void lock_unasked(struct worker *w, wh_coro *self)
 {
@@ -511,6 +604,10 @@ __attribute__((always_inline, noreturn)) static inline void finish(wh_coro *self
     struct worker *w = self->worker;
     wh_assert(state_of(self) == CORO_RUNNING);
     wh_assert(w->current == self);
+    if (unlikely(__atomic_load_n(&self->handle, __ATOMIC_RELAXED) & HANDLE_ASKED)) {
+        await_asked(self);
+        w = self->worker;
+    }
     if (timer_armed(&self->timer))
         wheel_cancel(&w->wheel, &self->timer);
     if (unlikely(self->ctx))
@@ -638,105 +735,6 @@ void wh_detach(wh_coro *coro)
     object_unlock(shared, &coro->lock);
     if (dead)
         slab_give(self->worker, coro);
-}
-
-/* ---- Cancelling ---- */
-
-/* On the coroutine's worker. Returns whether its wait is to be interrupted, if it waits. */
-static bool note_cancel(wh_coro *coro)
-{
-    if (coro->flags & CORO_CANCELLED)
-        return false;
-    if (coro->flags & CORO_SHIELDED) {
-        coro->flags |= CORO_CANCEL_NOTED;
-        return false;
-    }
-    coro->flags |= CORO_CANCELLED;
-    return true;
-}
-
-static void cancel(wh_coro *coro)
-{
-    if (note_cancel(coro))
-        interrupt(coro, -ECANCELED);
-}
-
-void coro_ask(wh_coro *coro, unsigned what)
-{
-    lock_take(&coro->lock);
-    uint8_t state = state_of(coro);
-    struct worker *to = NULL;
-    if (state != CORO_DEAD && state != CORO_FREE) {
-        if (!(coro->handle & HANDLE_ASKED))
-            to = coro->worker;
-        __atomic_store_n(&coro->handle, (uint8_t)(coro->handle | what), __ATOMIC_RELAXED);
-    }
-    if (to)
-        INBOX_PUSH(&to->inbox.asked, coro, asked);
-    lock_give(&coro->lock);
-    if (to)
-        worker_notify(to);
-}
-
-void coro_asked(struct worker *w, wh_coro *coro)
-{
-    lock_take(&coro->lock);
-    unsigned what = coro->handle & HANDLE_ASKED;
-    wh_assert(what && state_of(coro) != CORO_DEAD);
-    struct worker *now = coro->worker;
-    if (now != w) {
-        INBOX_PUSH(&now->inbox.asked, coro, asked);
-        lock_give(&coro->lock);
-        worker_notify(now);
-        return;
-    }
-    __atomic_store_n(&coro->handle, (uint8_t)(coro->handle & ~HANDLE_ASKED), __ATOMIC_RELAXED);
-    bool end = what & HANDLE_ASKED_CANCEL && note_cancel(coro);
-    if (what & HANDLE_ASKED_CTX)
-        coro->flags |= CORO_CTX_LOOK;
-    /* One that is parked now is this worker's until it has run. One that is runnable may be another
-     * one's as soon as the lock is given; it looks for itself. */
-    bool parked = state_of(coro) == CORO_PARKED;
-    lock_give(&coro->lock);
-    if (parked && what & HANDLE_ASKED_CTX && ctx_unswept(coro))
-        end = true;
-    if (parked && end)
-        interrupt(coro, -ECANCELED);
-}
-
-void wh_cancel(wh_coro *coro)
-{
-    if (unlikely(!worker_tls)) {
-        coro_ask(coro, HANDLE_ASKED_CANCEL);
-        return;
-    }
-    INSIDE(self, "wh_cancel");
-    if (self->worker->shared) {
-        coro_ask(coro, HANDLE_ASKED_CANCEL);
-        return;
-    }
-    wh_assert(state_of(coro) != CORO_FREE);
-    if (state_of(coro) != CORO_DEAD)
-        cancel(coro);
-}
-
-static void cancel_one(wh_coro *coro, void *arg)
-{
-    const struct worker *w = arg;
-    if (w->shared)
-        coro_ask(coro, HANDLE_ASKED_CANCEL);
-    else
-        cancel(coro);
-}
-
-void cancel_all(struct worker *w)
-{
-    slab_visit(&w->slab, cancel_one, w);
-    if (w->index)
-        return;
-    lock_take(&w->run->lock);
-    slab_visit(&w->run->slab, cancel_one, w);
-    lock_give(&w->run->lock);
 }
 
 /* ---- Who ---- */

@@ -137,9 +137,10 @@ struct wh_coro {
             uintptr_t words[6];
             struct coro_extra *extra;
             uint8_t stack_class;
-            bool bound; /* to its worker */
-        } start;        /* NEW */
-        intptr_t value; /* DEAD */
+            bool bound;   /* to its worker */
+            bool outside; /* of no worker's pool is a stack reserved for it */
+        } start;          /* NEW */
+        intptr_t value;   /* DEAD */
     };
 
     /* The rest. */

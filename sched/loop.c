@@ -56,12 +56,15 @@ static bool tidy_stack(struct worker *w, struct stack *stack)
     if (stack->state != STACK_TAKEN)
         return false;
 
-    /* One that has moved to another worker may run at any time. */
-    const wh_coro *coro = stack->owner;
-    if (worker_of(coro) != w)
+    /* One that has moved to another worker may run at any time. One that is ours and parked, while
+     * nobody can move it, stays so until this worker gets to it. */
+    wh_coro *coro = stack->owner;
+    object_lock(w->shared, &coro->lock);
+    bool parked = worker_of(coro) == w && state_of(coro) == CORO_PARKED;
+    object_unlock(w->shared, &coro->lock);
+    if (!parked)
         return false;
-    bool long_parked =
-        state_of(coro) == CORO_PARKED && (uint8_t)(w->epoch - coro->run_mark) >= TIDY_PARKED_ROUNDS;
+    bool long_parked = (uint8_t)(w->epoch - coro->run_mark) >= TIDY_PARKED_ROUNDS;
     if (!long_parked || stack->scan_mark == coro->run_mark)
         return false;
     stack->scan_mark = coro->run_mark;
@@ -434,6 +437,8 @@ void loop_drive(struct worker *w)
 {
     struct op_list done = {NULL, NULL};
     wh_assert(in_handler(w));
+    if (__atomic_load_n(&w->run->ending, __ATOMIC_RELAXED) && !w->ending)
+        begin_end(w); /* what was started here may be parked elsewhere, and is to be told */
     engine_wait(w->engine, 0, &done);
     w->now_ns = clock_now(); /* not by w->clock: the user's code may be reading it */
     wake_completed(&done);

@@ -6,8 +6,9 @@
  * stays listed to the end of the run, so that who has seen a worker may use it.
  *
  *      wh_run: worker 0 is made -> the others are; all meet -> the root is started -> loops
- *              -> over: all leave their loops and meet -> each ends what it still has in flight,
- *              gives its ring back; all meet -> the threads end -> what they shared is freed
+ *              -> over: all leave their loops and meet -> threads outside are told, and touch no
+ *              worker any more; all meet -> each ends what it still has in flight, gives its ring
+ *              back; all meet -> the threads end -> what they shared is freed
  */
 #include "sched/sched.h"
 #include "uring/ring.h"
@@ -290,6 +291,15 @@ static void bind_to_core(unsigned nth)
     (void)sched_setaffinity(0, sizeof one, &one); /* a wish */
 }
 
+static void run_hooks_call(struct run *run)
+{
+    while (!list_empty(&run->run_hooks)) {
+        struct run_hook *hook = container_of(run->run_hooks.next, struct run_hook, link);
+        list_remove(&hook->link);
+        hook->over(hook);
+    }
+}
+
 /* A worker's life, the same for the calling thread and the others. */
 static void worker_live(struct worker *w)
 {
@@ -304,10 +314,15 @@ static void worker_live(struct worker *w)
     mem_arena_leave(arena);
     if (pinned)
         (void)sched_setaffinity(0, sizeof cores, &cores);
-    if (!w->index)
+    if (!w->index) {
         watchdog_end(run); /* and no worker is added from here on */
-    run_meet(run);         /* nobody runs any more */
-    inbox_take(w);         /* what waits there is to be freed */
+        runtime_over(run);
+    }
+    run_meet(run); /* nobody runs any more */
+    if (!w->index)
+        run_hooks_call(run);
+    run_meet(run); /* and no thread outside touches a worker any more */
+    inbox_take(w); /* what waits there is to be freed */
     worker_end(w);
     run_meet(run); /* nobody looks at another one any more */
     sanitizer_fibers_finish();
@@ -478,7 +493,6 @@ static struct run *run_create(const wh_options *o)
     run->workers_asked = o->workers;
     run->grace_ns = o->grace_ns;
     run->guard_by_madvise = !caps_masked("guard") && stack_guard_probe();
-    run->refs = 1;
     run->fds_count = fds_limit();
     run->fd_users = fds_map(run->fds_count, sizeof *run->fd_users);
     if (!run->fd_users) {
@@ -491,11 +505,8 @@ static struct run *run_create(const wh_options *o)
     return run;
 }
 
-void run_unref(struct run *run)
+static void run_destroy(struct run *run)
 {
-    /* acq_rel: pairs with itself: whoever frees it has seen what the others did */
-    if (__atomic_sub_fetch(&run->refs, 1, __ATOMIC_ACQ_REL))
-        return;
     pthread_cond_destroy(&run->end_changed);
     pthread_mutex_destroy(&run->end_mutex);
     munmap(run->fd_users, run->fds_count * sizeof *run->fd_users);
@@ -520,15 +531,6 @@ static void run_free_workers(struct run *run)
     }
 }
 
-static void run_hooks_call(struct run *run)
-{
-    while (!list_empty(&run->run_hooks)) {
-        struct run_hook *hook = container_of(run->run_hooks.next, struct run_hook, link);
-        list_remove(&hook->link);
-        hook->over(hook);
-    }
-}
-
 static struct wh_site root_site = {.file = "wh_run", .function = "root", .args = 1, .ret_size = 4};
 
 /* Worker 0 has begun, on the calling thread. */
@@ -549,7 +551,6 @@ static int run_workers(struct run *run, int (*root)(void *arg), void *arg)
     }
     watchdog_start(run);
     worker_live(w);
-    run_hooks_call(run);
     run_name_left(run);
     for (unsigned i = 1; i < run->workers; i++)
         pthread_join(run->worker[i]->thread, NULL);
@@ -575,7 +576,7 @@ int wh_run(int (*root)(void *arg), void *arg, const wh_options *options)
     if (rc == 0)
         rc = run_workers(run, root, arg);
     run_free_workers(run);
-    run_unref(run);
+    run_destroy(run);
     return rc;
 }
 

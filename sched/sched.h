@@ -516,8 +516,8 @@ void poll_completed(struct op *op);
  * when another coroutine is closing it. After a 0 the close must follow, and fd_closed(). */
 int fd_end_operations(wh_coro *self, int fd);
 
-/* The close that followed is done. */
-void fd_closed(const wh_coro *self, int fd);
+/* The close that followed is done: said by who completes it. */
+void fd_closed(const struct worker *w, int fd);
 
 /* ---- Coroutines (coro.c) ---- */
 
@@ -531,6 +531,13 @@ void coro_start(wh_coro *coro, struct wh_site *site, void (*fn)(void), const uin
 /* Starts fn as wh_go() does, and tells the hook of its end. */
 int coro_start_hooked(wh_coro *self, struct wh_site *site, void (*fn)(void), const uintptr_t *words,
                       struct end_hook *hook);
+
+/* Starts fn on any worker, from a thread that is none of the run's; under the runtime's mutex. The
+ * hook, which may be NULL, is told of its end. Returns 0, -ENOMEM, or -ECANCELED: the run is
+ * ending.
+ */
+int coro_start_outside(struct run *run, struct wh_site *site, void (*fn)(void),
+                       const uintptr_t *words, struct end_hook *hook);
 
 /* Starts the root. Returns 0 or -ENOMEM. */
 int coro_start_root(struct worker *w, struct wh_site *site, void (*fn)(void),
@@ -553,8 +560,14 @@ void coro_ask(wh_coro *coro, unsigned what);
 /* Its worker does what was asked. */
 void coro_asked(struct worker *w, wh_coro *coro);
 
-/* The coroutine was taken from another worker: it is this one's from now on. Returns false when
- * this one has no stack for it: then nothing has changed. */
+/* Whether the worker has to adopt the coroutine, which it was sent or has taken, before it runs. */
+static inline bool coro_is_foreign(const struct worker *w, const wh_coro *coro)
+{
+    return coro->worker != w || (state_of(coro) == CORO_NEW && coro->start.outside);
+}
+
+/* The coroutine was taken from another worker, or started by a thread: it is this one's from now
+ * on. Returns false when this one has no stack for it: then nothing has changed. */
 bool coro_adopt(struct worker *w, wh_coro *coro);
 
 /* Its stack was returned by another worker: a coroutine's last step when it ends away from home. */

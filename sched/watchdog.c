@@ -21,10 +21,13 @@
  * have done (loop_drive()), gives what may run elsewhere from the run queue away (work_spread()),
  * and answers:
  *
- *      watchdog: hog = n; signalled = 1; pthread_kill       handler: signalled 1 -> 0, else it is
- *      watchdog: answered == n (acquire): reads who,                 somebody else's: passed on
- *                frame, reports it                                   who, frame; answered = n
- *                                                                    (release); sem_post
+ *      watchdog: hog = n; hogged; pthread_sigqueue       handler: not with our mark: passed on
+ *      watchdog: answered == n (acquire): reads who,              not STALE, or not hogged: an old
+ *                frame, reports it                                one, nothing; who, frame;
+ *                                                                 answered = n (release); sem_post
+ *
+ * `hogged` is taken back before STALE is set anew (release, acquire), so a signal that comes late
+ * does not go on with what it knew of an earlier hog.
  *
  * A run with one worker is alone as long as it can be (sched.h): the handler turns it into a shared
  * one when there are coroutines that may run elsewhere, and otherwise only says who the hog is.
@@ -61,6 +64,7 @@
 #include <unistd.h>
 
 #define REPORT_PERIOD_NS WH_SECOND
+#define SPARE_RETRY_NS   (10 * WH_SECOND)
 
 enum {
     TICKS_CHECKPOINT = 1, /* without a call, until wh_checkpoint() is to let others run */
@@ -102,7 +106,6 @@ int wh_checkpoint_(void)
 
 /* Of each signal that has been ours: the handler before. Under the mutex; the handler reads. */
 static struct sigaction earlier[_NSIG];
-static bool installed[_NSIG];
 static pthread_mutex_t install_mutex = PTHREAD_MUTEX_INITIALIZER;
 
 static void pass_on(int number, siginfo_t *info, void *context)
@@ -154,6 +157,7 @@ static void look_after(struct worker *w, const void *context)
     uint32_t hog = __atomic_load_n(&watched->hog, __ATOMIC_ACQUIRE);
     bool first = __atomic_load_n(&watched->answered, __ATOMIC_RELAXED) != hog;
     bool drives = w->shared || w->migrants;
+    __atomic_store_n(&watched->drives, drives, __ATOMIC_RELAXED);
     where_set(w, IN_HANDLER);
     if (first) {
         describe(w, context);
@@ -176,13 +180,29 @@ static void look_after(struct worker *w, const void *context)
         sem_post(&w->run->watchdog.wake);
 }
 
+/* What is sent along with the watchdog's signals. */
+static char mark;
+
+static bool is_ours(const siginfo_t *info)
+{
+    return info->si_code == SI_QUEUE && info->si_value.sival_ptr == &mark;
+}
+
+/* Whether the worker, whose thread this is, is where the watchdog has seen it. */
+static bool is_hogged(const struct worker *w)
+{
+    /* acquire: pairs with the release in look() */
+    return __atomic_load_n(&w->where, __ATOMIC_ACQUIRE) == IN_USER_STALE &&
+           __atomic_load_n(&w->watched.hogged, __ATOMIC_RELAXED);
+}
+
 static void on_signal(int number, siginfo_t *info, void *context)
 {
     int saved_errno = errno;
     struct worker *w = worker_tls;
-    if (!w || !__atomic_exchange_n(&w->watched.signalled, false, __ATOMIC_RELAXED))
+    if (!is_ours(info))
         pass_on(number, info, context);
-    else if (where_of(w) == IN_USER_STALE)
+    else if (w && is_hogged(w))
         look_after(w, context);
     errno = saved_errno;
 }
@@ -199,12 +219,14 @@ static int install(int number)
     sigfillset(&action.sa_mask); /* no other handler meets the worker in the middle of this */
     sigdelset(&action.sa_mask, SIGSEGV);
     sigdelset(&action.sa_mask, SIGBUS);
+    struct sigaction now;
     pthread_mutex_lock(&install_mutex);
-    if (!installed[number])
-        rc = sigaction(number, NULL, &earlier[number]) < 0 || sigaction(number, &action, NULL) < 0
-                 ? -errno
-                 : 0;
-    installed[number] = rc == 0;
+    if (sigaction(number, NULL, &now) < 0)
+        rc = -errno;
+    else if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_signal) {
+        earlier[number] = now; /* the program's, maybe since an earlier run */
+        rc = sigaction(number, &action, NULL) < 0 ? -errno : 0;
+    }
     pthread_mutex_unlock(&install_mutex);
     return rc;
 }
@@ -228,13 +250,15 @@ void watchdog_signal_admit(struct worker *w)
 void watchdog_signal_block(struct worker *w)
 {
     const struct timespec now = {0};
+    siginfo_t info;
     sigset_t set;
     if (!signal_of(w, &set))
         return;
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     /* One of ours that is still on its way must not find somebody else's handler. */
-    if (__atomic_load_n(&w->watched.signalled, __ATOMIC_RELAXED))
-        (void)sigtimedwait(&set, NULL, &now);
+    while (sigtimedwait(&set, &info, &now) > 0)
+        if (!is_ours(&info))
+            pass_on(info.si_signo, &info, NULL);
     if (!w->signal_was_blocked)
         pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
@@ -250,8 +274,8 @@ static bool answered(const struct watched *watched)
 
 static void hog_begins(struct run *run, struct watched *watched)
 {
-    watched->hogged = true;
     watched->reported = false;
+    __atomic_store_n(&watched->hogged, true, __ATOMIC_RELAXED);
     __atomic_store_n(&run->watchdog.hogs, run->watchdog.hogs + 1, __ATOMIC_RELAXED);
     /* release: pairs with the acquire in look_after() */
     __atomic_store_n(&watched->hog, watched->hog + 1, __ATOMIC_RELEASE);
@@ -261,12 +285,12 @@ static void hog_begins(struct run *run, struct watched *watched)
 static void signal_hog(const struct run *run, struct worker *w)
 {
     struct watched *watched = &w->watched;
-    bool needed = !answered(watched) || !__atomic_load_n(&watched->bare, __ATOMIC_RELAXED) ||
-                  !inbox_empty(&w->inbox);
-    if (!needed || !run->watchdog.signal)
-        return;
-    __atomic_store_n(&watched->signalled, true, __ATOMIC_RELAXED);
-    (void)pthread_kill(w->thread, run->watchdog.signal);
+    bool may_come = !__atomic_load_n(&watched->bare, __ATOMIC_RELAXED) || !inbox_empty(&w->inbox) ||
+                    __atomic_load_n(&run->ending, __ATOMIC_RELAXED);
+    bool needed =
+        !answered(watched) || (__atomic_load_n(&watched->drives, __ATOMIC_RELAXED) && may_come);
+    if (needed && run->watchdog.signal)
+        (void)pthread_sigqueue(w->thread, run->watchdog.signal, (union sigval){.sival_ptr = &mark});
 }
 
 /* Returns whether the worker has slept since the last tick. */
@@ -287,13 +311,13 @@ static bool look(struct run *run, struct worker *w, int64_t now_ns)
             signal_hog(run, w);
         return false;
     }
-    watched->hogged = false;
+    __atomic_store_n(&watched->hogged, false, __ATOMIC_RELAXED);
     watched->ticks = 0;
     watched->since_ns = now_ns;
     checkpoint_unask(w);
     if (where == IN_USER) {
-        /* relaxed: it is the only word that counts */
-        __atomic_compare_exchange_n(&w->where, &where, IN_USER_STALE, false, __ATOMIC_RELAXED,
+        /* release: pairs with the acquire in is_hogged() */
+        __atomic_compare_exchange_n(&w->where, &where, IN_USER_STALE, false, __ATOMIC_RELEASE,
                                     __ATOMIC_RELAXED);
     }
     return slept && where == IN_SLEEP;
@@ -346,7 +370,7 @@ static void name_unanswered(struct run *run, struct worker *w, int64_t now_ns)
     struct wh_site *site = __atomic_load_n(&coro->site, __ATOMIC_ACQUIRE);
     /* acquire: pairs with nothing, the same */
     uint32_t id = __atomic_load_n(&coro->id, __ATOMIC_ACQUIRE);
-    if (__atomic_load_n(&w->where, __ATOMIC_RELAXED) != IN_USER_STALE)
+    if (!site || __atomic_load_n(&w->where, __ATOMIC_RELAXED) != IN_USER_STALE)
         return;
     snprintf(who, sizeof who, "%s #%u, started at %s:%u,", site->function, id, site->file,
              site->line);
@@ -393,23 +417,31 @@ static void spares_set(struct run *run, unsigned spares)
         worker_notify(run->worker[i]);
 }
 
-COLD static void spares_see_to(struct run *run)
+COLD static void spares_see_to(struct run *run, int64_t now_ns)
 {
     struct watchdog *dog = &run->watchdog;
     unsigned working = workers_working(run);
-    for (unsigned i = 0; i < working; i++)
-        if (!run->worker[i]->watched.hogged) {
-            if (dog->spares && i < run->workers_asked)
-                spares_set(run, 0);
+    unsigned hogged = 0, own_free = 0;
+    for (unsigned i = 0; i < working; i++) {
+        hogged += run->worker[i]->watched.hogged;
+        own_free += i < run->workers_asked && !run->worker[i]->watched.hogged;
+    }
+    if (own_free && dog->spares)
+        spares_set(run, 0);
+    if (!hogged || !work_waits(run))
+        return;
+    if (hogged < working) {
+        work_announce(run); /* who offered it last may have missed one that fell asleep */
+        return;
+    }
+    if (working == run->workers) {
+        if (now_ns < dog->spare_retry_ns)
+            return;
+        if (!spare_start(run)) {
+            report("hog: no further worker can be had; what waits goes on when a hog ends");
+            dog->spare_retry_ns = now_ns + SPARE_RETRY_NS;
             return;
         }
-    if (!work_waits(run))
-        return;
-    if (working == run->workers && (dog->spares_failed || !spare_start(run))) {
-        if (!dog->spares_failed)
-            report("hog: no further worker can be had; what waits goes on when a hog ends");
-        dog->spares_failed = true;
-        return;
     }
     spares_set(run, working + 1 - run->workers_asked);
 }
@@ -458,7 +490,7 @@ static void *watchdog_main(void *arg)
             look_ns = now_ns + dog->tick_ns;
         }
         name_hogs(run, now_ns);
-        spares_see_to(run);
+        spares_see_to(run, now_ns);
     }
     for (unsigned i = 0; i < run->workers; i++)
         checkpoint_unask(run->worker[i]);

@@ -66,6 +66,8 @@
  */
 #include "sched/next.h"
 
+enum { INJECTED_MAX = 256 };
+
 /* ---- Inbox ---- */
 
 /* It is no longer asleep, as it was in this state. */
@@ -141,7 +143,7 @@ static bool may_go(const struct worker *w, const wh_coro *coro)
 static void receive(struct worker *w, wh_coro *coro)
 {
     wh_assert(state_of(coro) == CORO_READY || state_of(coro) == CORO_NEW);
-    if (unlikely(coro->worker != w) && (in_handler(w) || !coro_adopt(w, coro)))
+    if (unlikely(coro_is_foreign(w, coro)) && (in_handler(w) || !coro_adopt(w, coro)))
         INBOX_PUSH(&w->inbox.woken, coro, next); /* until there is a stack for it */
     else if (state_of(coro) == CORO_READY && may_move(coro))
         ready_push_any(w, coro);
@@ -173,11 +175,9 @@ void inbox_take(struct worker *w)
 
 /* ---- Work for any worker ---- */
 
-static void inject(struct run *run, wh_coro *coro)
+static void inject_locked(struct run *run, wh_coro *coro)
 {
-    assert_inside();
     coro->next = NULL;
-    lock_take(&run->lock);
     if (run->injected_first)
         run->injected_last->next = coro;
     else
@@ -185,6 +185,13 @@ static void inject(struct run *run, wh_coro *coro)
     run->injected_last = coro;
     /* Under the lock; relaxed: who looks without it looks again. */
     __atomic_store_n(&run->injected, run->injected + 1, __ATOMIC_RELAXED);
+}
+
+static void inject(struct run *run, wh_coro *coro)
+{
+    assert_inside();
+    lock_take(&run->lock);
+    inject_locked(run, coro);
     lock_give(&run->lock);
 }
 
@@ -206,10 +213,27 @@ void ready_push_any(struct worker *w, wh_coro *coro)
     work_hint(w->run);
 }
 
-void work_inject(struct run *run, wh_coro *coro)
+bool work_from_outside(struct run *run, wh_coro *coro)
 {
-    inject(run, coro);
-    work_announce(run);
+    bool any = run->workers_asked > 1 || coro->flags & CORO_MIGRATES;
+    lock_take(&run->lock);
+    bool taken = !run->ending;
+    if (taken) {
+        /* Under the lock: counted before the run begins to end, or not at all. */
+        bump(&run->started_outside);
+        if (any)
+            inject_locked(run, coro);
+    }
+    lock_give(&run->lock);
+    if (!taken)
+        return false;
+    if (any) {
+        work_announce(run);
+    } else {
+        INBOX_PUSH(&run->worker[0]->inbox.woken, coro, next);
+        worker_notify(run->worker[0]);
+    }
+    return true;
 }
 
 COLD void deque_refill(struct worker *w)
@@ -223,7 +247,7 @@ COLD void deque_refill(struct worker *w)
 /* Makes it this worker's. The rest of what has been stolen stays to be stolen. */
 static void keep(struct worker *w, wh_coro *coro)
 {
-    if (coro->worker != w && !coro_adopt(w, coro))
+    if (coro_is_foreign(w, coro) && !coro_adopt(w, coro))
         inject(w->run, coro); /* no stack for it here */
     else if (w->ready_first)
         (void)(deque_push(&w->deque, coro) || (ready_push(w, coro), true));
@@ -239,6 +263,8 @@ bool work_injected_take(struct worker *w)
     wh_coro *first = NULL;
     lock_take(&run->lock);
     uint32_t share = run->injected / workers_working(run) + 1;
+    if (share > INJECTED_MAX)
+        share = INJECTED_MAX; /* at once: the loop has other things to do */
     for (; share && run->injected_first; share--) {
         wh_coro *coro = run->injected_first;
         run->injected_first = coro->next;
@@ -469,7 +495,7 @@ uint64_t live(const struct run *run)
 {
     /* acquire: pairs with the release in worker_add() */
     uint32_t workers = __atomic_load_n(&run->workers, __ATOMIC_ACQUIRE);
-    uint64_t started = __atomic_load_n(&run->started_outside, __ATOMIC_RELAXED), ended = 0;
+    uint64_t started = 0, ended = 0;
     /* Those that have ended first: what is equal then, was equal when the last was read. */
     for (uint32_t i = 0; i < workers; i++) {
         /* acquire: pairs with the release in finish() */
@@ -480,7 +506,16 @@ uint64_t live(const struct run *run)
     workers = __atomic_load_n(&run->workers, __ATOMIC_ACQUIRE);
     for (uint32_t i = 0; i < workers; i++)
         started += __atomic_load_n(&run->worker[i]->started, __ATOMIC_RELAXED);
+    started += __atomic_load_n(&run->started_outside, __ATOMIC_RELAXED);
     return started - ended;
+}
+
+/* A member of a context asks, from here on, whether that has been cancelled elsewhere. */
+static void look_from_now_on(wh_coro *coro, void *none)
+{
+    (void)none;
+    if (coro->ctx)
+        coro->flags |= CORO_CTX_LOOK;
 }
 
 void run_share(struct worker *w)
@@ -488,6 +523,7 @@ void run_share(struct worker *w)
     if (w->shared)
         return;
     w->run->was_alone = true;
+    slab_visit(&w->slab, look_from_now_on, NULL);
     list_for_each (link, &w->sweeps)
         w->run->sweeps++;
     w->shared = true;

@@ -39,14 +39,14 @@ struct watched {
     /* the watchdog's own */
     uint64_t sleeps; /* as it last saw them */
     uint32_t ticks;  /* since when no call has come */
-    bool hogged;
-    bool reported; /* this hog */
+    bool reported;   /* this hog */
     int64_t since_ns;
     /* any thread, atomic */
     uint32_t hog;         /* the number of the hog that is looked at; the watchdog writes it */
     uint32_t answered;    /* the last one that the handler has found; the handler writes it */
-    uint8_t signalled;    /* a signal is on its way */
-    uint8_t bare;         /* nothing of the worker's own could come; the handler writes it */
+    uint8_t hogged;       /* the watchdog writes it: before where is made STALE, if not */
+    uint8_t drives;       /* the handler has something to do for others; it writes it */
+    uint8_t bare;         /* nothing of the worker's own could come; the same */
     uint8_t asked;        /* wh_checkpoint() is to let others run */
     uint64_t bound_coros; /* had to stay behind a hog: a figure */
     /* the handler's, and the watchdog's to read when it has answered */
@@ -64,7 +64,7 @@ struct watchdog {
     int signal; /* 0: none is sent */
     /* its own */
     pthread_t thread;
-    bool spares_failed;
+    int64_t spare_retry_ns; /* not before */
     int64_t reported_ns;
     unsigned unreported;
     /* any thread, atomic */
@@ -93,7 +93,6 @@ struct run {
     uint32_t injected;        /* in the list below */
     uint32_t sweeps;          /* contexts that are being cancelled */
     uint32_t outside;         /* holds of threads that are no workers: wh_runtime */
-    uint32_t refs;            /* of the run itself: those holds, and wh_run()'s */
     uint64_t started_outside; /* coroutines, by threads that are no workers */
     uint8_t ending;           /* the root has returned, or nothing can go on */
     uint8_t over;             /* nothing lives any more, or what does is abandoned */
@@ -104,8 +103,9 @@ struct run {
     uint8_t lock __attribute__((aligned(64)));
     wh_coro *injected_first; /* of no worker: NEW, or READY with leave to migrate */
     wh_coro *injected_last;
-    struct slab slab; /* descriptors made by threads that are no workers */
-    wh_ctx *ctx_lots; /* free contexts (ctx.c) */
+    struct slab slab; /* descriptors made by threads that are no workers; under runtime's mutex */
+    struct wh_runtime *runtime; /* set once, or NULL */
+    wh_ctx *ctx_lots;           /* free contexts (ctx.c) */
     struct list run_hooks;
     struct signals *signals; /* of this run (sync/signal.c), or NULL */
     int result;
@@ -235,8 +235,9 @@ bool work_find(struct worker *w);
 /* Whether there is something that the worker could take. */
 bool work_is_there(const struct worker *w);
 
-/* Gives the coroutine to whichever worker comes first. From any thread. */
-void work_inject(struct run *run, wh_coro *coro);
+/* Gives the NEW coroutine, which a thread outside has made, to whichever worker comes first; with
+ * one worker, to that one. Counts it. Returns false if the run is ending. */
+bool work_from_outside(struct run *run, wh_coro *coro);
 
 /* If somebody sleeps and nobody searches, wakes one to search. */
 void work_announce(struct run *run);
@@ -309,6 +310,11 @@ void run_name_left(const struct run *run);
 /* For the start of a thread: blocks what it is not to get. */
 void signals_block(sigset_t *ret_before);
 
+/* ---- For threads that are no workers (runtime.c) ---- */
+
+/* No worker runs any more: no thread touches the run from here on. */
+void runtime_over(struct run *run);
+
 /* ---- The watchdog (watchdog.c) ---- */
 
 /* Lets the signal through on the worker's thread, which is the calling one; and no more. */
@@ -320,6 +326,12 @@ void watchdog_signal_block(struct worker *w);
 void watchdog_start(struct run *run);
 void watchdog_end(struct run *run);
 
+/* The number of the signal; 0: none. */
+static inline int watchdog_signal(const struct run *run)
+{
+    return run->watchdog.tick_ns ? run->watchdog.signal : 0;
+}
+
 /* A worker has something to do again. */
 static inline void watchdog_notice(struct run *run)
 {
@@ -328,8 +340,5 @@ static inline void watchdog_notice(struct run *run)
         __atomic_exchange_n(&run->watchdog.sleeps, false, __ATOMIC_RELAXED))
         sem_post(&run->watchdog.wake);
 }
-
-/* Gives a reference to the run's memory back. */
-void run_unref(struct run *run);
 
 #endif

@@ -240,7 +240,8 @@ int stack_reserve_from(struct stack_pool *pool, struct stack_pool *from, int siz
         return rc;
     pool->classes[size_class].promised++;
     pool->stacks++;
-    __atomic_fetch_add(&from->unreserved[size_class], 1, __ATOMIC_RELAXED);
+    if (from)
+        __atomic_fetch_add(&from->unreserved[size_class], 1, __ATOMIC_RELAXED);
     return 0;
 }
 

@@ -162,8 +162,8 @@ static inline void stack_unreserve(struct stack_pool *pool, int size_class)
     stack_total_less(pool);
 }
 
-/* A reservation moves from one pool to another, whose owner calls this. Returns as stack_reserve();
- * the limit is not touched. */
+/* A reservation moves from one pool to another, whose owner calls this; or from none (NULL), where
+ * it was only counted in the total. Returns as stack_reserve(); the limit is not touched. */
 int stack_reserve_from(struct stack_pool *pool, struct stack_pool *from, int size_class);
 
 /* Takes a stack that was reserved. */

@@ -236,10 +236,14 @@ static void read_signals(struct signals *signals, struct run *run)
 {
     uint64_t count;
     while (wh_read(signals->slot->fd, &count, sizeof count) > 0) {
+        INSIDE(self, "wh_signal_notify");
+        (void)self;
         pthread_mutex_lock(&wishes_lock);
         send_pending(signals);
         pthread_mutex_unlock(&wishes_lock);
     }
+    INSIDE(self, "wh_signal_notify");
+    (void)self;
     pthread_mutex_lock(&wishes_lock);
     if (run->signals == signals)
         run->signals = NULL; /* the run ends */
@@ -363,7 +367,7 @@ int wh_signal_notify_(wh_chan *ch, int number)
     INSIDE(self, "wh_signal_notify");
     if (unlikely(!ch))
         coro_misuse(self, "wh_signal_notify", "asks for signals on a NULL channel");
-    if (!can_be_asked_for(number))
+    if (!can_be_asked_for(number) || number == watchdog_signal(self->worker->run))
         return -EINVAL;
     if (self->worker->ending)
         return -ECANCELED;

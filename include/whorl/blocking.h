@@ -32,7 +32,7 @@ WH_BEGIN_DECLS
  * What the function is given must therefore live until it has returned, and not only as long as
  * this call: lend it memory of the caller's stack only in a WH_SHIELD (whorl/ctx.h). On its thread
  * there is no coroutine: calls of whorl abort there, but for those that say that any thread may
- * make them.
+ * make them; it needs a hold on the run for that (whorl/runtime.h).
  */
 #define wh_blocking(ret_value, ...) WH_START_(wh_blocking_, (ret_value), NULL, __VA_ARGS__)
 

@@ -105,8 +105,9 @@ WH_API void wh_detach(wh_coro *coro);
  * the call after it is the one that fails. Only asks: to know that it ended, join it. What runs in
  * a WH_SHIELD (whorl/ctx.h) goes on to the shield's end first. Reaches that coroutine alone: to
  * cancel what it started as well, use a context or a group. Cancelling twice, or what has ended,
- * does nothing. The handle is borrowed. Does not park; any thread may call it. A coroutine of
- * another worker learns of it in the next turn of that worker's loop.
+ * does nothing. The handle is borrowed. Does not park; any thread may call it (one that
+ * is no worker while it holds the run, whorl/runtime.h, or in a run of several workers). A
+ * coroutine of another worker learns of it in the next turn of that worker's loop.
  */
 WH_API void wh_cancel(wh_coro *coro);
 
@@ -133,7 +134,8 @@ static inline int wh_checkpoint(void)
 }
 
 /* The number of the worker that runs this, 1 and up; 0 outside of a run. It may be another one
- * after the next call that may park, if the coroutine has leave to migrate. */
+ * after the next call that may park, if the coroutine has leave to migrate, and then, beside hogs
+ * (whorl/run.h), a spare one: above wh_workers(), at most 62. */
 WH_API unsigned wh_worker(void);
 
 /* How many workers the run has. Does not park. */

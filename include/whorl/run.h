@@ -77,9 +77,10 @@ typedef struct wh_options {
  * calls and library functions by signal handlers". The hog may see EINTR from nanosleep(2) and
  * usleep(3), poll(2), select(2), epoll_wait(2), io_uring_enter(2), sigtimedwait(2), semop(2),
  * futex(2) waits of its own, and from reads and writes of sockets with a timeout set
- * (SO_RCVTIMEO). A thread that blocks the signal by itself gets none. With hog_signal -1 there is
- * none of this: a hog is counted and named by where it was started, and only what had been offered
- * to other workers before goes on.
+ * (SO_RCVTIMEO). A thread that blocks the signal by itself gets none; the workers' threads have it
+ * unblocked, so a program that waits for it by sigwait(3) or signalfd(2) chooses another one. With
+ * hog_signal -1 there is none of this: a hog is counted and named by where it was started, and only
+ * what had been offered to other workers before goes on.
  */
 
 /*

@@ -221,7 +221,9 @@ class Drive
             coros_[at]->deadline_ns = 0;
             if (timer_armed(&coros_[at]->timer))
                 wheel_cancel(&worker_tls->wheel, &coros_[at]->timer);
+            where_set(worker_tls, IN_RUNTIME); /* where the loop would be */
             deadline_fired(coros_[at]);
+            where_set(worker_tls, IN_USER);
             break;
         }
     }
