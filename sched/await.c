@@ -365,7 +365,6 @@ int fd_end_operations(wh_coro *self, int number)
     struct worker *w = self->worker;
     if ((uint32_t)number >= w->fds_count)
         return 0;
-    struct fd_waiters *fd = &w->fds[number];
     uint64_t *users = &w->run->fd_users[number], seen;
     while (unlikely((seen = begin_closing(self->worker, users)) & FD_CLOSING)) {
         if (!(seen & FD_LAST))
@@ -373,7 +372,7 @@ int fd_end_operations(wh_coro *self, int number)
         yield(self); /* the number may have a new file already, which is meant */
     }
     w = self->worker;
-    fd = &w->fds[number];
+    struct fd_waiters *fd = &w->fds[number];
     if (w->run->was_alone)
         seen |= 1; /* what worker 0 had begun before then is not noted */
     if (unlikely(!none_left(fd))) {
