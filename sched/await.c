@@ -17,11 +17,12 @@
  * wakes the closer when it has none left. Then the descriptor is closed, with FD_LAST set as well:
  * an operation that comes now may mean the old file or the next one that gets the number, which can
  * be at work elsewhere before we learn that the close is done. It waits for that, and the kernel
- * decides.
+ * decides. The word is cleared by who completes the close: the closer may not run soon. A run that
+ * is alone sets the same marks, because it may be shared before the close is done; there an
+ * operation that comes during the close stands behind it in the ring, and does not wait.
  *
- * The operation that sets its worker's bit and the closer that sets
- * FD_CLOSING do so in one atomic step each, so either the operation sees the closing, or the closer
- * sees the bit. When a worker is asked, what it had begun before is in its list, and what begins
+ * The operation that sets its worker's bit and the closer that sets FD_CLOSING do so in one atomic
+ * step each, so either the operation sees the closing, or the closer sees the bit. When a worker is asked, what it had begun before is in its list, and what begins
  * after sees FD_CLOSING.
  *
  * A select waits for descriptors by polls of its own, several at a time; they are in the list too.
