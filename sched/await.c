@@ -22,8 +22,8 @@
  * operation that comes during the close stands behind it in the ring, and does not wait.
  *
  * The operation that sets its worker's bit and the closer that sets FD_CLOSING do so in one atomic
- * step each, so either the operation sees the closing, or the closer sees the bit. When a worker is asked, what it had begun before is in its list, and what begins
- * after sees FD_CLOSING.
+ * step each, so either the operation sees the closing, or the closer sees the bit. When a worker is
+ * asked, what it had begun before is in its list, and what begins after sees FD_CLOSING.
  *
  * A select waits for descriptors by polls of its own, several at a time; they are in the list too.
  * Whatever wakes the select, it waits for the completion of them all before it returns.
