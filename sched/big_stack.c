@@ -70,7 +70,7 @@ int wh_on_big_stack_(struct wh_site *site, intptr_t *ret_value, const void *none
     if (likely(stack->home == w->index))
         stack_give(&w->stacks, stack);
     else
-        stack_return(&w->run->worker[stack->home]->stacks, stack);
+        stack_give_home(w, stack);
     if (ret_value)
         *ret_value = call.value;
     return 0;

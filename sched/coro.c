@@ -464,6 +464,13 @@ int coro_start_outside(struct run *run, struct wh_site *site, void (*fn)(void),
 
 /* ---- Moving ---- */
 
+/* A spare worker that takes no work sleeps without limit: it is told of what is its own again. */
+static void has_again(struct worker *owner)
+{
+    if (unlikely(!worker_works(owner)))
+        worker_notify(owner);
+}
+
 bool coro_adopt(struct worker *w, wh_coro *coro)
 {
     if (state_of(coro) == CORO_NEW) {
@@ -472,9 +479,11 @@ bool coro_adopt(struct worker *w, wh_coro *coro)
             return false;
         coro->start.outside = false;
     }
+    struct worker *before = coro->worker;
     lock_take(&coro->lock);
     __atomic_store_n(&coro->worker, w, __ATOMIC_RELAXED);
     lock_give(&coro->lock);
+    has_again(before);
     return true;
 }
 
@@ -542,11 +551,18 @@ go(struct worker *w, struct stack *stack, struct sanitizer *sanitizer)
     __builtin_unreachable();
 }
 
+void stack_give_home(struct worker *w, struct stack *stack)
+{
+    struct worker *owner = w->run->worker[stack->home];
+    stack_return(&owner->stacks, stack);
+    has_again(owner);
+}
+
 void coro_return_stack(struct worker *w)
 {
     struct stack *stack = w->leaving;
     w->leaving = NULL;
-    stack_return(&w->run->worker[stack->home]->stacks, stack);
+    stack_give_home(w, stack);
 }
 
 /* What is asked of it may be in the inbox of another worker, from which it has come, and which may
@@ -754,15 +770,6 @@ const char *wh_name(const wh_coro *coro)
 {
     const struct coro_extra *extra = coro_extra_of(coro);
     return extra && extra->name[0] ? extra->name : coro->site->function;
-}
-
-int wh_name_set(const char *name)
-{
-    struct coro_extra *extra = coro_extra_get(self_or_panic("wh_name_set"));
-    if (!extra)
-        return -ENOMEM;
-    snprintf(extra->name, sizeof extra->name, "%s", name);
-    return 0;
 }
 
 int coro_describe(const wh_coro *coro, char *buf, size_t size)

@@ -5,6 +5,7 @@
 #include "sched/sched.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 enum { DESTROY_ROUNDS = 4 };
 
@@ -75,4 +76,13 @@ void locals_destroy(wh_coro *self)
     /* A destructor may set values anew, as with pthread_key_create(3), but not forever. */
     for (int round = 0; round < DESTROY_ROUNDS && destroy_round(self); round++)
         ;
+}
+
+int wh_name_set(const char *name)
+{
+    struct coro_extra *extra = coro_extra_get(self_or_panic("wh_name_set"));
+    if (!extra)
+        return -ENOMEM;
+    snprintf(extra->name, sizeof extra->name, "%s", name);
+    return 0;
 }

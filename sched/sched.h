@@ -570,6 +570,9 @@ static inline bool coro_is_foreign(const struct worker *w, const wh_coro *coro)
  * on. Returns false when this one has no stack for it: then nothing has changed. */
 bool coro_adopt(struct worker *w, wh_coro *coro);
 
+/* Returns a stack to the pool of another worker. */
+void stack_give_home(struct worker *w, struct stack *stack);
+
 /* Its stack was returned by another worker: a coroutine's last step when it ends away from home. */
 void coro_return_stack(struct worker *w);
 

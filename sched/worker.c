@@ -369,6 +369,7 @@ void work_give_away(struct worker *w)
 {
     wh_coro *walked = NULL, *taken[STEAL_MAX];
     bool gave = false;
+    stack_pool_collect(&w->stacks); /* it may sleep for long */
     (void)work_spread(w, &walked);
     for (uint32_t count; (count = deque_take(&w->deque, taken, STEAL_MAX)); gave = true)
         for (uint32_t i = 0; i < count; i++)
@@ -425,6 +426,7 @@ static bool called_for(const struct worker *w)
 {
     const struct run *run = w->run;
     return !inbox_empty_after(&w->inbox) || work_is_there(w) ||
+           (unlikely(!worker_works(w)) && stack_pool_pending(&w->stacks)) ||
            (__atomic_load_n(&run->ending, __ATOMIC_RELAXED) && !w->ending) ||
            __atomic_load_n(&run->over, __ATOMIC_RELAXED);
 }

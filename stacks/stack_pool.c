@@ -240,8 +240,10 @@ int stack_reserve_from(struct stack_pool *pool, struct stack_pool *from, int siz
         return rc;
     pool->classes[size_class].promised++;
     pool->stacks++;
-    if (from)
-        __atomic_fetch_add(&from->unreserved[size_class], 1, __ATOMIC_RELAXED);
+    if (from) {
+        /* seq_cst: pairs with the loads in stack_pool_pending() */
+        __atomic_fetch_add(&from->unreserved[size_class], 1, __ATOMIC_SEQ_CST);
+    }
     return 0;
 }
 
@@ -250,9 +252,10 @@ void stack_return(struct stack_pool *pool, struct stack *stack)
     wh_assert(stack->state == STACK_TAKEN && stack->home == pool->number);
     stack_total_less(pool);
     stack->next = __atomic_load_n(&pool->returned, __ATOMIC_RELAXED);
-    /* release: pairs with the acquire in stack_pool_collect() */
+    /* seq_cst: pairs with the acquire in stack_pool_collect() and the load in stack_pool_pending()
+     */
     while (!__atomic_compare_exchange_n(&pool->returned, &stack->next, stack, true,
-                                        __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+                                        __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
         ;
 }
 

@@ -217,6 +217,19 @@ void stack_return(struct stack_pool *pool, struct stack *stack);
 /* The owner takes note of what others have returned and need not have reserved any more. */
 void stack_pool_collect(struct stack_pool *pool);
 
+/* Whether there is something to take note of. */
+static inline bool stack_pool_pending(const struct stack_pool *pool)
+{
+    /* seq_cst: pairs with the push in stack_return() and the addition in stack_reserve_from(), each
+     * followed by a look whether the owner sleeps */
+    bool pending = __atomic_load_n(&pool->returned, __ATOMIC_SEQ_CST);
+    for (int i = 0; i < STACK_CLASSES && !pending; i++) {
+        /* seq_cst: pairs with the same */
+        pending = __atomic_load_n(&pool->unreserved[i], __ATOMIC_SEQ_CST);
+    }
+    return pending;
+}
+
 /* Gives it to one who has reserved a stack of the same class: as giving it back and taking it. */
 static inline void stack_pass(struct stack_pool *pool, struct stack *stack, void *owner)
 {
