@@ -23,10 +23,9 @@
 #include <semaphore.h>
 
 struct wh_runtime {
+    uint32_t refs; /* any thread, atomic */
     pthread_mutex_t mutex;
-    /* under mutex */
-    struct run *run;
-    uint32_t refs;
+    struct run *run; /* under mutex */
 };
 
 static wh_runtime *create(struct run *run)
@@ -40,53 +39,45 @@ static wh_runtime *create(struct run *run)
     return runtime;
 }
 
-/* Gives the mutex and a reference. */
-static void unlock_and_unref(wh_runtime *runtime)
+static void unref(wh_runtime *runtime)
 {
-    bool last = --runtime->refs == 0;
-    pthread_mutex_unlock(&runtime->mutex);
-    if (!last)
+    /* acq_rel: pairs with itself: whoever frees it has seen what the others did */
+    if (__atomic_sub_fetch(&runtime->refs, 1, __ATOMIC_ACQ_REL))
         return;
     pthread_mutex_destroy(&runtime->mutex);
     mem_free(runtime);
 }
 
-/* The run's own, made when first asked for. */
-static wh_runtime *runtime_of(struct run *run)
+/* Holds the run's handle, `made` if it has none; NULL: it has none, or the run is over. Under the
+ * run's lock, under which the run gives its own reference up. Returns whether `made` is used. */
+static bool hold(struct run *run, wh_runtime *made, wh_runtime **ret_runtime)
 {
     lock_take(&run->lock);
-    wh_runtime *runtime = run->runtime;
-    lock_give(&run->lock);
-    if (runtime)
-        return runtime;
-    wh_runtime *made = create(run);
-    if (!made)
-        return NULL;
-    lock_take(&run->lock);
-    if (!run->runtime)
+    bool used = made && !run->runtime && !run->runtime_over;
+    if (used)
         run->runtime = made;
-    runtime = run->runtime;
-    lock_give(&run->lock);
-    if (runtime != made) {
-        pthread_mutex_lock(&made->mutex);
-        unlock_and_unref(made);
+    wh_runtime *runtime = run->runtime;
+    if (runtime) {
+        __atomic_fetch_add(&runtime->refs, 1, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&run->outside, 1, __ATOMIC_RELAXED);
     }
-    return runtime;
+    lock_give(&run->lock);
+    *ret_runtime = runtime;
+    return used;
 }
 
 wh_runtime *wh_runtime_hold(void)
 {
     INSIDE(self, "wh_runtime_hold");
     struct run *run = self->worker->run;
-    wh_runtime *runtime = runtime_of(run);
-    if (!runtime)
-        return NULL;
+    wh_runtime *runtime;
     run_share(self->worker); /* others may come from here on */
-    pthread_mutex_lock(&runtime->mutex);
-    runtime->refs++;
-    if (likely(runtime->run)) /* else it is over, and the caller is about to be abandoned */
-        __atomic_fetch_add(&run->outside, 1, __ATOMIC_RELAXED);
-    pthread_mutex_unlock(&runtime->mutex);
+    (void)hold(run, NULL, &runtime);
+    if (runtime)
+        return runtime;
+    wh_runtime *made = create(run);
+    if (made && !hold(run, made, &runtime))
+        unref(made);
     return runtime;
 }
 
@@ -100,17 +91,23 @@ void wh_runtime_release(wh_runtime *runtime)
     struct run *run = runtime->run;
     if (run && __atomic_sub_fetch(&run->outside, 1, __ATOMIC_RELAXED) == 0)
         worker_notify(run->worker[0]); /* if all sleep, nobody could wake them any more */
-    unlock_and_unref(runtime);
+    pthread_mutex_unlock(&runtime->mutex);
+    unref(runtime);
 }
 
 void runtime_over(struct run *run)
 {
+    lock_take(&run->lock);
     wh_runtime *runtime = run->runtime;
+    run->runtime = NULL;
+    run->runtime_over = true;
+    lock_give(&run->lock);
     if (!runtime)
         return;
     pthread_mutex_lock(&runtime->mutex);
     runtime->run = NULL;
-    unlock_and_unref(runtime);
+    pthread_mutex_unlock(&runtime->mutex);
+    unref(runtime);
 }
 
 int wh_runtime_go_(struct wh_site *site, wh_runtime *runtime, const void *none, void (*fn)(void),

@@ -104,7 +104,8 @@ struct run {
     wh_coro *injected_first; /* of no worker: NEW, or READY with leave to migrate */
     wh_coro *injected_last;
     struct slab slab; /* descriptors made by threads that are no workers; under runtime's mutex */
-    struct wh_runtime *runtime; /* set once, or NULL */
+    struct wh_runtime *runtime; /* or NULL */
+    bool runtime_over;          /* there will be none any more */
     wh_ctx *ctx_lots;           /* free contexts (ctx.c) */
     struct list run_hooks;
     struct signals *signals; /* of this run (sync/signal.c), or NULL */

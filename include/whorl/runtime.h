@@ -30,7 +30,8 @@ typedef struct wh_runtime wh_runtime;
  * them, and after the end of the run, too: calls then return -ECANCELED. It keeps the run from
  * ending with -EDEADLK, but not from ending when its root returns. In a run with one worker calls
  * cost from here on what they cost with several. To be given back by wh_runtime_release(), once for
- * each hold. Does not park. Returns NULL without memory.
+ * each hold. Does not park. Returns NULL without memory, and when the run is
+ * over and the caller about to be abandoned.
  */
 WH_API wh_runtime *wh_runtime_hold(void);
 
