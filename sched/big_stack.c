@@ -20,32 +20,25 @@
 
 #include <whorl/blocking.h>
 
-#include <errno.h>
+#include <string.h>
 
 struct call {
     wh_coro *self;
     struct wh_site *site;
     void (*fn)(void);
-    const uintptr_t *words;
+    uintptr_t words[6];
     intptr_t value;
     struct sanitizer outer;
 };
 
 /* On the borrowed stack. */
-SANITIZER_UNWATCHED static void call_there(void *arg)
+static void call_there(void *arg)
 {
     struct call *call = arg;
-    const uintptr_t *a = call->words;
-    uintptr_t words[6] = {0};
     sanitizer_borrowed(&call->self->sanitizer);
-    for (unsigned i = 0; i < site_args(call->site); i++)
-        words[i] = a[i];
     where_set(call->self->worker, IN_USER);
-    uintptr_t raw =
-        ((uintptr_t (*)(uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t))call->fn)(
-            words[0], words[1], words[2], words[3], words[4], words[5]);
+    call->value = call_with_words(call->fn, call->words, site_ret_size(call->site));
     where_set(call->self->worker, IN_RUNTIME);
-    call->value = value_widen(raw, site_ret_size(call->site));
     sanitizer_give_back(&call->outer);
 }
 
@@ -60,7 +53,8 @@ int wh_on_big_stack_(struct wh_site *site, intptr_t *ret_value, const void *none
     if (unlikely(rc < 0))
         return rc;
     struct stack *stack = stack_take(&w->stacks, size_class, self);
-    struct call call = {.self = self, .site = site, .fn = fn, .words = words};
+    struct call call = {.self = self, .site = site, .fn = fn};
+    memcpy(call.words, words, site_args(site) * sizeof *words);
     stack->scan_mark = (uint8_t)(w->epoch - 1); /* not looked at since this one runs on it */
     sanitizer_borrow(&self->sanitizer, &call.outer, &w->stacks, stack);
     context_call(stack->top, call_there, &call);

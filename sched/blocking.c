@@ -115,10 +115,7 @@ static void job_over(struct run_hook *hook)
 
 static void job_do(struct job *job)
 {
-    const uintptr_t *a = job->words;
-    uintptr_t raw = ((uintptr_t (*)(uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t,
-                                    uintptr_t))job->fn)(a[0], a[1], a[2], a[3], a[4], a[5]);
-    job->value = value_widen(raw, site_ret_size(job->site));
+    job->value = call_with_words(job->fn, job->words, site_ret_size(job->site));
     lock_take(&job->lock);
     struct worker *w = job->worker;
     job->worker = NULL;

@@ -405,32 +405,15 @@ static wh_coro *slab_take_outside(struct run *run)
     return coro;
 }
 
-static void total_less(struct run *run)
-{
-    if (run->options.stacks_max != SIZE_MAX)
-        __atomic_fetch_sub(&run->stacks, 1, __ATOMIC_RELAXED);
-}
-
-/* Whether one more stack may be in use. */
-static bool total_more(struct run *run)
-{
-    if (run->options.stacks_max == SIZE_MAX)
-        return true;
-    if (__atomic_fetch_add(&run->stacks, 1, __ATOMIC_RELAXED) < run->options.stacks_max)
-        return true;
-    total_less(run);
-    return false;
-}
-
 int coro_start_outside(struct run *run, struct wh_site *site, void (*fn)(void),
                        const uintptr_t *words, struct end_hook *hook)
 {
     struct worker *first = run->worker[0];
-    if (!total_more(run))
+    if (!stack_total_more(&first->stacks))
         return -ENOMEM;
     wh_coro *coro = slab_take_outside(run);
     if (!coro) {
-        total_less(run);
+        stack_total_less(&first->stacks);
         return -ENOMEM;
     }
     lock_take(&coro->lock); /* it can be visited, and asked to end, once it is NEW */
@@ -458,7 +441,7 @@ int coro_start_outside(struct run *run, struct wh_site *site, void (*fn)(void),
         coro->next = run->slab.free;
         run->slab.free = coro;
     }
-    total_less(run);
+    stack_total_less(&first->stacks);
     return -ECANCELED;
 }
 

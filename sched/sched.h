@@ -599,6 +599,15 @@ static inline intptr_t value_widen(uintptr_t raw, unsigned size)
     }
 }
 
+/* Calls fn with six words, of which it takes as many as it has parameters, and returns what it did,
+ * widened; ret_size is that of its result. */
+static inline intptr_t call_with_words(void (*fn)(void), const uintptr_t *a, unsigned ret_size)
+{
+    uintptr_t raw = ((uintptr_t (*)(uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t,
+                                    uintptr_t))fn)(a[0], a[1], a[2], a[3], a[4], a[5]);
+    return value_widen(raw, ret_size);
+}
+
 /* Writes "name #id, started at file:line" into buf; as snprintf(3). */
 int coro_describe(const wh_coro *coro, char *buf, size_t size);
 

@@ -221,10 +221,8 @@ static int room_for_one(struct stack_pool *pool, int size_class)
 
 int stack_reserve_more(struct stack_pool *pool, int size_class)
 {
-    if (pool->total && __atomic_fetch_add(pool->total, 1, __ATOMIC_RELAXED) >= pool->stacks_max) {
-        stack_total_less(pool);
+    if (!stack_total_more(pool))
         return complain(pool, "wh_options.stacks_max is reached", "raise it");
-    }
     int rc = room_for_one(pool, size_class);
     if (rc < 0)
         stack_total_less(pool);

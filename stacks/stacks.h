@@ -147,6 +147,17 @@ static inline int stack_reserve(struct stack_pool *pool, int size_class)
     return 0;
 }
 
+/* One more of all that the limit is for. Returns false if there are as many as may be. From any
+ * thread, and so the next. */
+static inline bool stack_total_more(const struct stack_pool *pool)
+{
+    if (likely(!pool->total) ||
+        __atomic_fetch_add(pool->total, 1, __ATOMIC_RELAXED) < pool->stacks_max)
+        return true;
+    __atomic_fetch_sub(pool->total, 1, __ATOMIC_RELAXED);
+    return false;
+}
+
 /* One less of all that the limit is for. */
 static inline void stack_total_less(const struct stack_pool *pool)
 {

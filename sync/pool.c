@@ -63,10 +63,8 @@ static void work(wh_pool *pool)
     wh_coro *self = enter("wh_pool_create");
     struct call call;
     while (next_call(self, pool, &call)) {
-        const uintptr_t *a = call.words;
         where_set(self->worker, IN_USER);
-        ((uintptr_t (*)(uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t))call.fn)(
-            a[0], a[1], a[2], a[3], a[4], a[5]);
+        (void)call_with_words(call.fn, call.words, 0);
         where_set(self->worker, IN_RUNTIME);
     }
     bool shared = self->worker->shared;

@@ -2,31 +2,16 @@
  * What is under way when a hog makes a run with one worker a shared one, or keeps its worker from
  * what others ask of it.
  */
+#include "hog.hpp"
 #include "on_workers.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
 #include <atomic>
 #include <csignal>
-#include <ctime>
 
 namespace
 {
-
-int64_t thread_now()
-{
-    timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return static_cast<int64_t>(ts.tv_sec) * 1000000000 + ts.tv_nsec;
-}
-
-/* Computes, without a call into whorl. */
-void hog_for(int64_t ns)
-{
-    int64_t end_ns = thread_now() + ns;
-    while (thread_now() < end_ns)
-        ;
-}
 
 wh_options workers(unsigned count)
 {

@@ -5,7 +5,9 @@
  * How long something takes depends on what else the machine does: where a bound is close, the best
  * of several rounds counts, because a mechanism that does not work is beyond it in all of them.
  */
+#include "hog.hpp"
 #include "on_workers.hpp"
+#include "tests/base/child.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
@@ -22,22 +24,6 @@ namespace
 
 enum { ROUNDS_MAX = 5 };
 
-int64_t thread_now()
-{
-    timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return static_cast<int64_t>(ts.tv_sec) * 1000000000 + ts.tv_nsec;
-}
-
-/* Computes, without a call into whorl. */
-__attribute__((noinline)) intptr_t spin_for(int64_t ns)
-{
-    int64_t end_ns = thread_now() + ns;
-    while (thread_now() < end_ns)
-        ;
-    return 0;
-}
-
 wh_spawn_options migrant()
 {
     wh_spawn_options options = {};
@@ -52,47 +38,6 @@ wh_options one_worker()
     options.hog_ns = 10 * WH_MILLISECOND;
     return options;
 }
-
-/* What its process writes to standard error while it lives. */
-class Stderr
-{
-  public:
-    Stderr()
-    {
-        char path[] = "/tmp/hog_test_XXXXXX";
-        file_ = mkstemp(path);
-        unlink(path);
-        before_ = dup(STDERR_FILENO);
-        dup2(file_, STDERR_FILENO);
-    }
-    Stderr(const Stderr &) = delete;
-    Stderr &operator=(const Stderr &) = delete;
-    ~Stderr()
-    {
-        dup2(before_, STDERR_FILENO);
-        close(before_);
-        close(file_);
-    }
-    std::string text() const
-    {
-        std::string all(1 << 16, '\0');
-        ssize_t n = pread(file_, all.data(), all.size(), 0);
-        all.resize(n < 0 ? 0 : static_cast<size_t>(n));
-        return all;
-    }
-    size_t count(const std::string &what) const
-    {
-        std::string all = text();
-        size_t n = 0;
-        for (size_t at = all.find(what); at != std::string::npos; at = all.find(what, at + 1))
-            n++;
-        return n;
-    }
-
-  private:
-    int file_;
-    int before_;
-};
 
 /* Ticks every 10 ms until told to end; returns the longest time between two. */
 intptr_t tick_gap(const std::atomic<bool> *ends)
@@ -155,7 +100,7 @@ Gaps gaps_beside_hog(const wh_options &options, int64_t hog_ns)
                 tickers.push_back(spawn([&ends] { return tick_gap(&ends); }, &may));
             wh_coro *server = spawn([&pair] { echo(pair[0]); }, &may);
             wh_sleep(20 * WH_MILLISECOND);
-            spin_for(hog_ns);
+            hog_for(hog_ns);
             ends = true;
             for (wh_coro *ticker : tickers)
                 gaps.tick_ns = std::max<int64_t>(gaps.tick_ns, join(ticker));
@@ -176,7 +121,7 @@ Gaps gaps_beside_hog(const wh_options &options, int64_t hog_ns)
 
 TEST_CASE("hog: what may migrate runs on beside one that computes for a second")
 {
-    Stderr err;
+    StderrKept err;
     wh_options options = one_worker();
     Gaps best = {INT64_MAX, INT64_MAX, 0};
     for (int i = 0; i < ROUNDS_MAX && std::max(best.tick_ns, best.ask_ns) >= 30 * WH_MILLISECOND;
@@ -203,7 +148,7 @@ TEST_CASE("hog: without the watchdog they wait for it")
 
 TEST_CASE("hog: is named once, with where it was started, and those that wait for it are counted")
 {
-    Stderr err;
+    StderrKept err;
     wh_options options = one_worker();
     wh_stats stats = {};
     std::atomic<bool> ends{false};
@@ -217,7 +162,7 @@ TEST_CASE("hog: is named once, with where it was started, and those that wait fo
             wh_spawn_options may = migrant();
             wh_coro *ticker = spawn([&ends] { return tick_gap(&ends); }, &may);
             wh_sleep(20 * WH_MILLISECOND);
-            join(spawn([] { return spin_for(200 * WH_MILLISECOND); }, &named));
+            join(spawn([] { return hog_for(200 * WH_MILLISECOND); }, &named));
             ends = true;
             for (wh_coro *coro : bound)
                 CHECK(join(coro) > 100 * WH_MILLISECOND);
@@ -229,14 +174,14 @@ TEST_CASE("hog: is named once, with where it was started, and those that wait fo
     CHECK(stats.coros_hogged == 3);
     CHECK(stats.workers_spare == 1);
     INFO(err.text());
-    CHECK(err.count("hog: ") == 1);
-    CHECK(err.count("the glutton") == 1);
-    CHECK(err.count("in_run.hpp") >= 1);
+    CHECK(count_of(err.text(), "hog: ") == 1);
+    CHECK(count_of(err.text(), "the glutton") == 1);
+    CHECK(count_of(err.text(), "in_run.hpp") >= 1);
 }
 
 TEST_CASE("hog: a run in which nothing may migrate stays alone, and has it named")
 {
-    Stderr err;
+    StderrKept err;
     wh_options options = one_worker();
     wh_stats stats = {};
     in_run(
@@ -244,7 +189,7 @@ TEST_CASE("hog: a run in which nothing may migrate stays alone, and has it named
             std::atomic<bool> ends{false};
             wh_coro *ticker = spawn([&ends] { return tick_gap(&ends); });
             wh_yield();
-            spin_for(100 * WH_MILLISECOND);
+            hog_for(100 * WH_MILLISECOND);
             ends = true;
             intptr_t gap_ns = join(ticker);
             CHECK(gap_ns >= 90 * WH_MILLISECOND);
@@ -253,12 +198,12 @@ TEST_CASE("hog: a run in which nothing may migrate stays alone, and has it named
         &options);
     CHECK(stats.hogs == 1);
     CHECK(stats.workers == 1);
-    CHECK(err.count("hog: ") == 1);
+    CHECK(count_of(err.text(), "hog: ") == 1);
 }
 
 TEST_CASE("hog: a system call that it is blocked in is restarted")
 {
-    Stderr err;
+    StderrKept err;
     wh_options options = one_worker();
     int fds[2];
     REQUIRE(pipe(fds) == 0);
@@ -293,7 +238,7 @@ TEST_CASE("hog: a system call that it is blocked in is restarted")
 
 TEST_CASE("hog: without a signal it is counted and named by its start, and not interrupted")
 {
-    Stderr err;
+    StderrKept err;
     wh_options options = one_worker();
     options.hog_signal = -1;
     wh_stats stats = {};
@@ -309,7 +254,7 @@ TEST_CASE("hog: without a signal it is counted and named by its start, and not i
     CHECK(rc == 0);
     CHECK(stats.hogs == 1);
     INFO(err.text());
-    CHECK(err.count("hog: root #") == 1);
+    CHECK(count_of(err.text(), "hog: root #") == 1);
 }
 
 namespace
@@ -319,7 +264,7 @@ std::atomic<int> passed{0};
 
 TEST_CASE("hog: a signal that the watchdog has not sent goes to the handler from before")
 {
-    Stderr err;
+    StderrKept err;
     struct sigaction mine = {}, before = {};
     mine.sa_handler = [](int) { passed++; };
     REQUIRE(sigaction(SIGUSR2, &mine, &before) == 0);
@@ -329,7 +274,7 @@ TEST_CASE("hog: a signal that the watchdog has not sent goes to the handler from
     wh_stats stats = {};
     in_run(
         [&] {
-            spin_for(50 * WH_MILLISECOND);
+            hog_for(50 * WH_MILLISECOND);
             raise(SIGUSR2);
             wh_stats_get(&stats);
         },
@@ -342,7 +287,7 @@ TEST_CASE("hog: a signal that the watchdog has not sent goes to the handler from
 
 TEST_CASE("hog: when the caller has blocked the signal it is blocked again after the run")
 {
-    Stderr err;
+    StderrKept err;
     sigset_t set, before, after;
     sigemptyset(&set);
     sigaddset(&set, SIGURG);
@@ -351,7 +296,7 @@ TEST_CASE("hog: when the caller has blocked the signal it is blocked again after
     wh_stats stats = {};
     in_run(
         [&] {
-            spin_for(50 * WH_MILLISECOND);
+            hog_for(50 * WH_MILLISECOND);
             wh_stats_get(&stats);
         },
         &options);
@@ -362,7 +307,7 @@ TEST_CASE("hog: when the caller has blocked the signal it is blocked again after
 
 TEST_CASE("hog: with as many as there are workers, spare and not, the rest goes on")
 {
-    Stderr err;
+    StderrKept err;
     wh_options options = {};
     options.workers = 2;
     int64_t gap_ns = INT64_MAX;
@@ -377,8 +322,8 @@ TEST_CASE("hog: with as many as there are workers, spare and not, the rest goes 
                 /* The third and the fourth find their workers taken, and come to spare ones. */
                 std::vector<wh_coro *> hogs;
                 for (int n = 0; n < 3; n++)
-                    hogs.push_back(spawn([] { return spin_for(400 * WH_MILLISECOND); }));
-                spin_for(400 * WH_MILLISECOND);
+                    hogs.push_back(spawn([] { return hog_for(400 * WH_MILLISECOND); }));
+                hog_for(400 * WH_MILLISECOND);
                 ends = true;
                 for (wh_coro *hog : hogs)
                     join(hog);
@@ -396,7 +341,7 @@ TEST_CASE("hog: with as many as there are workers, spare and not, the rest goes 
 
 TEST_CASE("hog: when it has ended the spare worker takes no more, and what it had goes back")
 {
-    Stderr err;
+    StderrKept err;
     wh_options options = one_worker();
     in_run(
         [&] {
@@ -430,7 +375,7 @@ TEST_CASE("hog: when it has ended the spare worker takes no more, and what it ha
 
 TEST_CASE("hog: what others start and end meanwhile does not meet the hog's malloc")
 {
-    Stderr err;
+    StderrKept err;
     wh_options options = one_worker();
     std::atomic<uint64_t> done{0};
     in_run(
@@ -480,7 +425,7 @@ TEST_CASE("hog: what others start and end meanwhile does not meet the hog's mall
 
 TEST_CASE("checkpoint: lets others run, and says when it is time to end")
 {
-    Stderr err;
+    StderrKept err;
     wh_options options = one_worker();
     int64_t gap_ns = INT64_MAX;
     for (int i = 0; i < ROUNDS_MAX && gap_ns >= 30 * WH_MILLISECOND; i++)
@@ -528,7 +473,7 @@ TEST_CASE("checkpoint: a deadline ends it, too")
 
 TEST_CASE("hog: options out of their range are refused")
 {
-    Stderr err;
+    StderrKept err;
     for (int64_t bad : {INT64_C(-2), INT64_C(1), 61 * WH_SECOND}) {
         wh_options options = one_worker();
         options.hog_ns = bad;
@@ -539,6 +484,6 @@ TEST_CASE("hog: options out of their range are refused")
         options.hog_signal = bad;
         CHECK(in_run([] {}, &options) == -EINVAL);
     }
-    CHECK(err.count("hog_ns") == 3);
-    CHECK(err.count("hog_signal") == 4);
+    CHECK(count_of(err.text(), "hog_ns") == 3);
+    CHECK(count_of(err.text(), "hog_signal") == 4);
 }
