@@ -24,6 +24,10 @@ namespace
 
 enum { ROUNDS_MAX = 5 };
 
+/* Where hogs come one behind the other to spare workers: three are found, each within 15 ms, and
+ * share two cores with the rest. They take 400 ms each. */
+constexpr int64_t SHARED_GAP_NS = 120 * WH_MILLISECOND;
+
 wh_spawn_options migrant()
 {
     wh_spawn_options options = {};
@@ -312,7 +316,7 @@ TEST_CASE("hog: with as many as there are workers, spare and not, the rest goes 
     options.workers = 2;
     int64_t gap_ns = INT64_MAX;
     uint64_t spare = 0;
-    for (int i = 0; i < ROUNDS_MAX && (gap_ns >= 60 * WH_MILLISECOND || spare < 2); i++)
+    for (int i = 0; i < ROUNDS_MAX && (gap_ns >= SHARED_GAP_NS || spare < 2); i++)
         in_run(
             [&] {
                 std::atomic<bool> ends{false};
@@ -335,7 +339,7 @@ TEST_CASE("hog: with as many as there are workers, spare and not, the rest goes 
             },
             &options);
     INFO("gap " << gap_ns << " ns");
-    CHECK(gap_ns < 60 * WH_MILLISECOND);
+    CHECK(gap_ns < SHARED_GAP_NS);
     CHECK(spare >= 2);
 }
 
