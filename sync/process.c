@@ -65,7 +65,7 @@ struct wh_process {
     wh_event started;
     wh_event ended;
     int status; /* as wait(2); the keeper's until ended is set */
-    int error;  /* the same: 0, or why there is no status */
+    int error;  /* the same: 0, or why it was stopped, or why there is no status */
 
     int ends[STREAMS]; /* ours of the pipes; -1: none, or taken */
     uint32_t waiting;  /* any thread, atomic: in wh_process_wait() */
@@ -144,6 +144,13 @@ static int reap(wh_process *process)
     return rc;
 }
 
+/* By itself: nobody has stopped it. */
+static bool has_ended(int pidfd)
+{
+    struct pollfd end = {.fd = pidfd, .events = POLLIN};
+    return poll(&end, 1, 0) > 0;
+}
+
 /* Ends the process, in a shield. */
 static int stop(wh_process *process)
 {
@@ -171,9 +178,15 @@ static void keep(wh_process *process)
         return;
     int rc = reap(process);
     if (rc == -ECANCELED || rc == -ETIMEDOUT) {
+        int why = rc;
         WH_SHIELD
         {
-            rc = stop(process);
+            if (has_ended(process->pidfd)) {
+                rc = reap(process);
+            } else {
+                rc = stop(process);
+                rc = rc < 0 ? rc : why;
+            }
         }
     }
     wh_assert(!wh_event_is_set(&process->ended));
@@ -192,6 +205,7 @@ static int keeper_start(wh_process *process)
 
 static void dispose(wh_process *process)
 {
+    fd_close(process->pidfd);
     for (int i = 0; i < STREAMS; i++)
         fd_close(process->ends[i]);
     mem_free(process);
@@ -209,7 +223,6 @@ static void process_over(struct run_hook *hook)
             ;
         (void)pidfd_reap(process->pidfd, &info); /* unless an operation in flight has done it */
     }
-    fd_close(process->pidfd);
     dispose(process);
 }
 
@@ -220,11 +233,19 @@ static void hook_add(wh_process *process)
     run_hook_add(self->worker->run, &process->hook);
 }
 
-static void hook_remove(wh_process *process)
+/* Its keeper has ended. */
+static void give_back(wh_process *process)
 {
-    INSIDE(self, "wh_process_destroy");
-    (void)self;
+    wh_coro *self = enter("wh_process_destroy");
+    int pidfd = process->pidfd;
+    int rc = fd_end_operations(self, pidfd); /* a select may still look at it */
+    /* From here to the end without parking: a run that abandons this coroutine finds the process
+     * with all that is its own, or nothing. */
     run_hook_remove(&process->hook);
+    dispose(process);
+    if (rc == 0)
+        fd_closed(self->worker, pidfd);
+    leave(self, 0);
 }
 
 /* ---- Spawning ---- */
@@ -320,7 +341,7 @@ int wh_process_wait(wh_process *process, int *ret_status)
         if (rc < 0)
             return rc;
     }
-    if (process->error == 0 && ret_status)
+    if (process->error != -ECHILD && ret_status)
         *ret_status = process->status;
     return process->error;
 }
@@ -352,10 +373,7 @@ void wh_process_destroy(wh_process *process)
         wh_cancel(process->keeper);
         wh_join(process->keeper, NULL);
         wh_assert(wh_event_is_set(&process->ended));
-        int pidfd = process->pidfd;
-        hook_remove(process);
-        dispose(process);
-        wh_close(pidfd); /* a select may still look at it */
+        give_back(process);
     }
 }
 

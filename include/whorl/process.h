@@ -108,8 +108,10 @@ WH_API wh_fd wh_process_take(wh_process *process, int number);
  * it: WIFEXITED(), WEXITSTATUS(), WIFSIGNALED(), WTERMSIG() of <sys/wait.h> read it. Any number of
  * coroutines may wait, at once and again and again: the status is kept. May park. Returns 0; or
  *
- *   -ETIMEDOUT, -ECANCELED   the caller's context ended first; the process is as it was, and can be
- *             waited for again. Of a process that has ended the status is returned all the same
+ *   -ETIMEDOUT, -ECANCELED   the process was stopped because the context in which it was spawned
+ *             has ended, so what it did is not whole: *ret_status is set all the same. Or the
+ *             caller's context ended first: *ret_status is as it was, so is the process, and it can
+ *             be waited for again. Of one that ended by itself the status is returned all the same
  *   -ECHILD   it has ended, but something else in this program took the status
  */
 WH_API int wh_process_wait(wh_process *process, int *ret_status);

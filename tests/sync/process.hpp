@@ -71,11 +71,12 @@ class Process
     {
         return process_;
     }
-    /* As wait(2); or -1, if the wait fails. */
+    /* As wait(2), also of one that was stopped; or -1, if there is none. */
     int status() const
     {
         int status = -1;
-        return wh_process_wait(process_, &status) == 0 ? status : -1;
+        (void)wh_process_wait(process_, &status);
+        return status;
     }
 
   private:

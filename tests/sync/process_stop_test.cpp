@@ -74,24 +74,81 @@ TEST_CASE("process: a deadline kills it: of a context, and of a block around the
     });
 }
 
+TEST_CASE("process: whoever waits for one that its context has stopped is told so")
+{
+    in_clean_run([] {
+        std::unique_ptr<Process> late, cancelled, before;
+        wh_ctx *ctx = wh_ctx_create(nullptr);
+        WH_WITH_TIMEOUT(10 * WH_MILLISECOND)
+        {
+            late = std::make_unique<Process>(CAT, PIPES);
+        }
+        WH_WITH_CTX(ctx)
+        {
+            cancelled = std::make_unique<Process>(CAT, PIPES);
+            before = std::make_unique<Process>(TRUE);
+        }
+        int status = before->status(); /* by itself: its context has nothing to stop any more */
+        CHECK(status == exited(0));
+        wh_ctx_destroy(ctx);
+        int rc = wh_process_wait(*before, nullptr);
+        CHECK(rc == 0);
+        for (int again = 0; again < 2; again++) {
+            rc = wh_process_wait(*cancelled, &status);
+            CHECK(rc == -ECANCELED);
+            CHECK(killed_by(status, SIGKILL));
+            status = -1;
+            rc = wh_process_wait(*late, &status);
+            CHECK(rc == -ETIMEDOUT);
+            CHECK(killed_by(status, SIGKILL));
+            status = -1;
+        }
+    });
+}
+
+/* The reader meets the end of the output when the process is killed, which may be before its own
+ * time is over: a text that was cut off must not look whole. */
+TEST_CASE("process: what one has said whose time was over is not given as all of it")
+{
+    in_clean_run([] {
+        for (int round = 0; round < 20; round++) {
+            ssize_t n = 0;
+            char *text = nullptr;
+            WH_WITH_TIMEOUT(5 * WH_MILLISECOND)
+            {
+                n = wh_process_output(shell("echo begun; exec sleep 60"), nullptr, 100, &text,
+                                      nullptr);
+            }
+            CHECK(n == -ETIMEDOUT);
+        }
+    });
+}
+
 TEST_CASE("process: the failure of a group kills what its members have spawned")
 {
     in_clean_run([] {
         int status = -1, rc = 0;
+        wh_event spawned = {};
         WH_WITH_GROUP(group, nullptr)
         {
-            int *to = &status;
             wh_group_go(
                 group,
-                [](int *ret_status) {
+                [](int *ret_status, wh_event *event) {
                     Process process(CAT, PIPES);
+                    wh_event_set(event);
                     WH_SHIELD
                     {
                         *ret_status = process.status();
                     }
                 },
-                to);
-            wh_group_go(group, [] { return -EBADMSG; });
+                &status, &spawned);
+            wh_group_go(
+                group,
+                [](wh_event *event) {
+                    (void)wh_event_wait(event);
+                    return -EBADMSG;
+                },
+                &spawned);
             rc = wh_group_wait(group);
         }
         CHECK(rc == -EBADMSG);
