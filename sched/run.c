@@ -328,17 +328,21 @@ static void worker_live(struct worker *w)
     sanitizer_fibers_finish();
 }
 
-static void thread_name(const struct worker *w)
+/* A coroutine finds the same signal mask on every worker: a raise(3) arrives, and what the program
+ * has blocked to wait for it elsewhere stays blocked. Signals that are sent to the process still go
+ * to its main thread if that takes them. */
+static void thread_begin(const struct worker *w)
 {
     char name[16];
     snprintf(name, sizeof name, "whorl-%u", w->index + 1u);
     pthread_setname_np(pthread_self(), name);
+    pthread_sigmask(SIG_SETMASK, &w->run->signal_mask, NULL);
 }
 
 static void *worker_main(void *arg)
 {
     struct worker *w = arg;
-    thread_name(w);
+    thread_begin(w);
     w->start_error = worker_begin(w);
     bool ok = w->start_error == 0;
     run_meet(w->run); /* worker 0 sees how it went, and whether all are there */
@@ -378,8 +382,7 @@ static struct worker *worker_add(struct run *run)
     return w;
 }
 
-/* Signals that are sent to the process go on to arrive where they would without us: our threads
- * block all but those that are a thread's own doing. */
+/* All but those that are a thread's own doing. */
 void signals_block(sigset_t *ret_before)
 {
     static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT, SIGPROF};
@@ -434,7 +437,7 @@ static void *spare_main(void *arg)
 {
     struct worker *w = arg;
     struct run *run = w->run;
-    thread_name(w);
+    thread_begin(w);
     int rc = worker_begin(w);
     pthread_mutex_lock(&run->end_mutex);
     if (rc == 0)
@@ -491,6 +494,7 @@ static struct run *run_create(const wh_options *o)
     run->watchdog.tick_ns = o->hog_ns < 0 ? 0 : o->hog_ns / 2;
     run->watchdog.signal = o->hog_signal < 0 ? 0 : o->hog_signal;
     run->workers_asked = o->workers;
+    pthread_sigmask(SIG_SETMASK, NULL, &run->signal_mask);
     run->grace_ns = o->grace_ns;
     run->guard_by_madvise = !caps_masked("guard") && stack_guard_probe();
     run->fds_count = fds_limit();

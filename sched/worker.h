@@ -80,6 +80,7 @@ struct run {
     /* immutable after init */
     wh_options options;
     unsigned workers_asked; /* without spare ones */
+    sigset_t signal_mask;   /* of the thread that called wh_run(), and of every worker's */
     int64_t grace_ns;
     bool guard_by_madvise;
     bool failed; /* to start its workers */
@@ -308,7 +309,7 @@ void run_over(struct run *run);
 /* Names on standard error what has not ended when all workers have left their loops. */
 void run_name_left(const struct run *run);
 
-/* For the start of a thread: blocks what it is not to get. */
+/* For the start of a thread: blocks what it is not to get, or not yet. */
 void signals_block(sigset_t *ret_before);
 
 /* ---- For threads that are no workers (runtime.c) ---- */

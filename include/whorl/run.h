@@ -5,6 +5,12 @@
  * first is the calling one) with a ring of its own. A coroutine first runs on any of them and then
  * stays there, unless it has leave to migrate. Several threads may each have a run of their own at
  * the same time; they share nothing but the process.
+ *
+ * All workers have the signal mask of the thread that called wh_run() (pthread_sigmask(3)), so a
+ * coroutine may raise(3) wherever it runs, and a signal that the program has blocked, to wait for
+ * it with sigwait(3), stays blocked. wh_signal_notify() (whorl/signal.h) makes elements of a
+ * channel of signals. The mask is a thread's: a coroutine that changes it does so for all on its
+ * worker.
  */
 #ifndef WHORL_RUN_H
 #define WHORL_RUN_H
