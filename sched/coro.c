@@ -447,10 +447,12 @@ int coro_start_outside(struct run *run, struct wh_site *site, void (*fn)(void),
 
 /* ---- Moving ---- */
 
-/* A spare worker that takes no work sleeps without limit: it is told of what is its own again. */
+/* A worker whose housekeeping has come to rest may sleep for ever: it is told of what is its own
+ * again, and begins anew. */
 static void has_again(struct worker *owner)
 {
-    if (unlikely(!worker_works(owner)))
+    /* seq_cst: pairs with the store in worker_may_sleep(); what it has is there before */
+    if (unlikely(__atomic_load_n(&owner->quiet, __ATOMIC_SEQ_CST)))
         worker_notify(owner);
 }
 

@@ -102,16 +102,23 @@ static void tidy_begin(struct worker *w)
     w->tidy_at_ns = w->now_ns + TIDY_PERIOD_NS;
     if (w->tidy_under_way)
         return;
-    stack_pool_collect(&w->stacks);
+    bool collected = stack_pool_collect(&w->stacks);
     stack_pool_tidy(&w->stacks);
-    w->tidy_round = ran || w->tidy_found ? 0 : w->tidy_round + 1;
+    w->tidy_round = ran || collected || w->tidy_found ? 0 : w->tidy_round + 1;
     w->tidy_found = false;
     w->tidy_under_way = true;
 }
 
+/* Whether an idle worker may sleep without limit: rounds were made since anything ran, enough of
+ * them for those that parked last to count as long parked, and found nothing. */
+static bool tidy_quiet(const struct worker *w)
+{
+    return !w->tidy_under_way && w->tidy_round > TIDY_PARKED_ROUNDS;
+}
+
 static void tidy(struct worker *w)
 {
-    if (w->now_ns >= w->tidy_at_ns)
+    if (w->now_ns >= w->tidy_at_ns || unlikely(tidy_quiet(w) && stack_pool_pending(&w->stacks)))
         tidy_begin(w);
     if (!w->tidy_under_way || (w->ready_first && w->now_ns < w->tidy_slice_ns))
         return;
@@ -121,13 +128,6 @@ static void tidy(struct worker *w)
         w->tidy_under_way = false;
     if (w->stacks.classes[w->stack_class].warm_count != warm)
         w->tidy_found = true;
-}
-
-/* Whether an idle worker may sleep without limit: rounds were made since anything ran, enough of
- * them for those that parked last to count as long parked, and found nothing. */
-static bool tidy_quiet(const struct worker *w)
-{
-    return !w->tidy_under_way && w->tidy_round > TIDY_PARKED_ROUNDS;
 }
 
 /* ---- Waking ---- */
@@ -257,7 +257,7 @@ static bool posted_to(const struct worker *w)
 /* Whether the worker of several may sleep now. */
 static bool fall_asleep(struct worker *w)
 {
-    enum may_sleep may = worker_may_sleep(w, barren(w));
+    enum may_sleep may = worker_may_sleep(w, barren(w), tidy_quiet(w));
     if (unlikely(may == SLEEP_NEVER_ENDS))
         deadlock(w);
     return may == SLEEP_MAY;

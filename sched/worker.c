@@ -369,7 +369,6 @@ void work_give_away(struct worker *w)
 {
     wh_coro *walked = NULL, *taken[STEAL_MAX];
     bool gave = false;
-    stack_pool_collect(&w->stacks); /* it may sleep for long */
     (void)work_spread(w, &walked);
     for (uint32_t count; (count = deque_take(&w->deque, taken, STEAL_MAX)); gave = true)
         for (uint32_t i = 0; i < count; i++)
@@ -426,7 +425,7 @@ static bool called_for(const struct worker *w)
 {
     const struct run *run = w->run;
     return !inbox_empty_after(&w->inbox) || work_is_there(w) ||
-           (unlikely(!worker_works(w)) && stack_pool_pending(&w->stacks)) ||
+           (w->quiet && stack_pool_pending(&w->stacks)) ||
            (__atomic_load_n(&run->ending, __ATOMIC_RELAXED) && !w->ending) ||
            __atomic_load_n(&run->over, __ATOMIC_RELAXED);
 }
@@ -458,8 +457,10 @@ static bool lie_down(struct worker *w, bool barren)
     return false;
 }
 
-enum may_sleep worker_may_sleep(struct worker *w, bool barren)
+enum may_sleep worker_may_sleep(struct worker *w, bool barren, bool quiet)
 {
+    /* seq_cst: pairs with the load in has_again() */
+    __atomic_store_n(&w->quiet, quiet, __ATOMIC_SEQ_CST);
     if (!barren)
         return lie_down(w, false) ? SLEEP_MAY : SLEEP_NOT;
     /* Under the lock from the word to the verdict: no two that are barren lie down at the same
@@ -477,6 +478,7 @@ void worker_awake(struct worker *w)
 {
     /* seq_cst: pairs with the compare-and-swap in worker_wake() */
     uint8_t was = __atomic_exchange_n(&w->sleep, AWAKE, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&w->quiet, false, __ATOMIC_RELAXED);
     if (was == CALLED)
         w->searches = true; /* it has been counted */
     else if (was >= ASLEEP)

@@ -167,6 +167,7 @@ struct worker {
     /* What others may touch. */
     struct inbox inbox;
     uint8_t sleep; /* enum sleep_state; atomic */
+    bool quiet;    /* it sleeps, or is about to, and no housekeeping is due; atomic */
     struct deque deque;
     struct watched watched;
     bool migrants; /* coroutines with leave to migrate have been started here */
@@ -256,7 +257,7 @@ enum may_sleep {
 };
 
 /* The worker is about to sleep. barren: nothing of its own can wake it. */
-enum may_sleep worker_may_sleep(struct worker *w, bool barren);
+enum may_sleep worker_may_sleep(struct worker *w, bool barren, bool quiet);
 void worker_awake(struct worker *w);
 
 /* From now on others may touch what this worker touches. On its own thread, between calls. */

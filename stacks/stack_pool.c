@@ -257,8 +257,9 @@ void stack_return(struct stack_pool *pool, struct stack *stack)
         ;
 }
 
-void stack_pool_collect(struct stack_pool *pool)
+bool stack_pool_collect(struct stack_pool *pool)
 {
+    bool any = false;
     for (int i = 0; i < STACK_CLASSES; i++) {
         if (!__atomic_load_n(&pool->unreserved[i], __ATOMIC_RELAXED))
             continue;
@@ -266,9 +267,10 @@ void stack_pool_collect(struct stack_pool *pool)
         wh_assert(pool->classes[i].promised >= count);
         pool->classes[i].promised -= count;
         pool->stacks -= count;
+        any = true;
     }
     if (!__atomic_load_n(&pool->returned, __ATOMIC_RELAXED))
-        return;
+        return any;
     /* acquire: pairs with the release in stack_return() */
     struct stack *stack = __atomic_exchange_n(&pool->returned, NULL, __ATOMIC_ACQUIRE);
     while (stack) {
@@ -276,6 +278,7 @@ void stack_pool_collect(struct stack_pool *pool)
         stack_put(pool, stack); /* it was counted off when it was returned */
         stack = next;
     }
+    return true;
 }
 
 /* For whoever looks from another thread: arenas are only ever added. */

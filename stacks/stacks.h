@@ -225,8 +225,9 @@ static inline void stack_give(struct stack_pool *pool, struct stack *stack)
  * the owner cannot take it before it has left. */
 void stack_return(struct stack_pool *pool, struct stack *stack);
 
-/* The owner takes note of what others have returned and need not have reserved any more. */
-void stack_pool_collect(struct stack_pool *pool);
+/* The owner takes note of what others have returned and need not have reserved any more. Returns
+ * whether there was any. */
+bool stack_pool_collect(struct stack_pool *pool);
 
 /* Whether there is something to take note of. */
 static inline bool stack_pool_pending(const struct stack_pool *pool)

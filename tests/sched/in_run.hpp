@@ -179,6 +179,13 @@ inline void busy_until(int64_t time_ns)
         ;
 }
 
+/* How many workers a run has here: what the environment says. */
+inline unsigned workers_here()
+{
+    const char *text = getenv("WHORL_WORKERS");
+    return text ? static_cast<unsigned>(strtoul(text, nullptr, 10)) : 1;
+}
+
 inline int fds_open()
 {
     int count = 0;

@@ -14,14 +14,7 @@
 #include <vector>
 
 extern "C" {
-#include "sched/coro.h"
-}
-
-/* How many workers a run has here: what the environment says. */
-inline unsigned workers_here()
-{
-    const char *text = getenv("WHORL_WORKERS");
-    return text ? static_cast<unsigned>(strtoul(text, nullptr, 10)) : 1;
+#include "sched/sched.h"
 }
 
 /* The worker for the i-th of several: round and round. */

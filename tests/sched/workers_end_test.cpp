@@ -444,6 +444,62 @@ TEST_CASE("workers: binding them to cores leaves the caller's affinity as it was
     CHECK(CPU_EQUAL(&before, &after));
 }
 
+/* ---- Stacks ---- */
+
+TEST_CASE("workers: one that sleeps without limit is told of the stacks that others return to it")
+{
+    if (workers_here() == 1)
+        SKIP("there are no others");
+    in_run([] {
+        struct run *run = worker_tls->run;
+        wh_event leave = {};
+        const auto others_quiet = [run] {
+            bool quiet = true;
+            for (uint32_t i = 1; i < wh_workers(); i++)
+                quiet = quiet && __atomic_load_n(&run->worker[i]->quiet, __ATOMIC_ACQUIRE);
+            return quiet;
+        };
+        std::atomic<unsigned> here{0}, elsewhere{0}, returned{0};
+        std::vector<wh_coro *> coros;
+        wh_spawn_options options = {};
+        options.migrate = true;
+        /* Until one that began elsewhere ends here, while all others sleep for ever. */
+        for (int round = 0; round < 100 && !returned; round++) {
+            here = elsewhere = 0;
+            while (elsewhere == 0 || here == 0) {
+                coros.push_back(spawn(
+                    [&] {
+                        const unsigned home = wh_worker(); /* of its stack, too */
+                        (home == 1 ? here : elsewhere)++;
+                        wh_event_wait(&leave);
+                        if (home == 1 || wh_worker() != 1 || returned++)
+                            return;
+                        while (!others_quiet())
+                            ;
+                    },
+                    &options));
+                wh_yield();
+            }
+            for (wh_coro *coro : coros)
+                until_parked(coro);
+            until(others_quiet);
+            wh_event_set(&leave);
+            for (wh_coro *coro : coros)
+                join(coro);
+            coros.clear();
+            wh_event_reset(&leave);
+        }
+        CHECK(returned > 0);
+        wh_stats stats;
+        const int64_t since_ns = wh_now();
+        until([&] { /* without a sleep: one who gets up might look for work, and wake others */
+            wh_stats_get(&stats);
+            return stats.stacks_in_use == 1 || wh_now() - since_ns > 20 * WH_SECOND;
+        });
+        CHECK(stats.stacks_in_use == 1);
+    });
+}
+
 /* ---- Figures ---- */
 
 TEST_CASE("workers: the figures are sums over all workers when all is quiet")
