@@ -187,6 +187,13 @@ static inline void inside_end(const struct inside *inside)
     struct inside inside_ __attribute__((cleanup(inside_end))) = inside_begin_anywhere(call); \
     wh_coro *self = inside_.self
 
+/* Whether the run ends. Its worker may not have got to that: but who was cancelled because of it,
+ * on whichever worker, sees it here. */
+static inline bool run_ends(const wh_coro *self)
+{
+    return __atomic_load_n(&self->worker->run->ending, __ATOMIC_RELAXED);
+}
+
 /* ---- Shared or alone ---- */
 
 /* Whether locks are to be taken by the calling thread, which may be no worker. */

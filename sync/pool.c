@@ -33,7 +33,7 @@ static bool next_call(wh_coro *self, wh_pool *pool, struct call *call)
 {
     wh_chan *calls = pool->calls;
     for (;;) {
-        bool ending = self->worker->ending;
+        bool ending = run_ends(self);
         if (!ending)
             self->flags &= (uint8_t)~CORO_CANCELLED;
         bool shared = self->worker->shared;
@@ -106,7 +106,7 @@ wh_pool *wh_pool_create(unsigned workers, size_t queue)
     INSIDE(self, "wh_pool_create");
     if (unlikely(!workers))
         coro_misuse(self, "wh_pool_create", "asks for a pool without workers");
-    if (unlikely(self->worker->ending))
+    if (unlikely(run_ends(self)))
         return NULL;
     wh_pool *pool = mem_zalloc(sizeof *pool);
     if (!pool)

@@ -369,7 +369,7 @@ int wh_signal_notify_(wh_chan *ch, int number)
         coro_misuse(self, "wh_signal_notify", "asks for signals on a NULL channel");
     if (!can_be_asked_for(number) || number == watchdog_signal(self->worker->run))
         return -EINVAL;
-    if (self->worker->ending)
+    if (run_ends(self))
         return -ECANCELED;
     pthread_mutex_lock(&wishes_lock);
     int rc = notify(self->worker, ch, number);

@@ -113,6 +113,15 @@ static unsigned kernel_flags(const struct ring *r)
     return __atomic_load_n(r->uring.sq.kflags, __ATOMIC_RELAXED);
 }
 
+/* ThreadSanitizer keeps a signal back until its thread makes a call that it knows, and io_uring's
+ * are none. */
+static inline void signals_deliver(void)
+{
+#ifdef __SANITIZE_THREAD__
+    (void)usleep(0);
+#endif
+}
+
 /* One io_uring_enter(2): submits everything, waits for one completion if asked to. */
 static int enter(struct ring *r, bool sleep, int64_t until_ns)
 {
@@ -145,8 +154,12 @@ static int enter(struct ring *r, bool sleep, int64_t until_ns)
     if (kernel_flags(r) & IORING_SQ_CQ_OVERFLOW)
         r->stats.overflows++;
     r->stats.enters++;
+    if (sleep)
+        signals_deliver();
     int rc = io_uring_enter2((unsigned)r->uring.enter_ring_fd, to_submit, sleep, flags, extra,
                              extra_bytes);
+    if (rc == -EINTR)
+        signals_deliver();
     if (rc < 0 && rc != -ETIME && rc != -EINTR && rc != -EAGAIN && rc != -EBUSY)
         panic("io_uring_enter failed: %s; the ring cannot go on", strerror(-rc));
     return rc;

@@ -9,6 +9,7 @@
 #include <climits>
 #include <csignal>
 #include <thread>
+#include <atomic>
 #include <vector>
 
 TEST_CASE("io: errors of calls on sockets are those of their namesakes")
@@ -501,7 +502,7 @@ TEST_CASE("io: accept waits for a client, and several may wait for one each")
         constexpr int CLIENTS = 20;
         Fd listener = plain_listener(CLIENTS);
         Address address = Address::of(listener);
-        int accepted = 0;
+        std::atomic<int> accepted{0};
         std::vector<wh_coro *> servers;
         for (int i = 0; i < CLIENTS; i++)
             servers.push_back(spawn([&] {

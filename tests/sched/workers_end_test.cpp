@@ -466,7 +466,7 @@ TEST_CASE("workers: one that sleeps without limit is told of the stacks that oth
         /* Until one that began elsewhere ends here, while all others sleep for ever. */
         for (int round = 0; round < 100 && !returned; round++) {
             here = elsewhere = 0;
-            while (elsewhere == 0 || here == 0) {
+            for (int i = 0; i < 100; i++)
                 coros.push_back(spawn(
                     [&] {
                         const unsigned home = wh_worker(); /* of its stack, too */
@@ -478,8 +478,6 @@ TEST_CASE("workers: one that sleeps without limit is told of the stacks that oth
                             ;
                     },
                     &options));
-                wh_yield();
-            }
             for (wh_coro *coro : coros)
                 until_parked(coro);
             until(others_quiet);
@@ -493,8 +491,8 @@ TEST_CASE("workers: one that sleeps without limit is told of the stacks that oth
         wh_stats stats;
         const int64_t since_ns = wh_now();
         until([&] { /* without a sleep: one who gets up might look for work, and wake others */
-            wh_stats_get(&stats);
-            return stats.stacks_in_use == 1 || wh_now() - since_ns > 20 * WH_SECOND;
+                    wh_stats_get(&stats);
+                    return stats.stacks_in_use == 1 || wh_now() - since_ns > 20 * WH_SECOND;
         });
         CHECK(stats.stacks_in_use == 1);
     });

@@ -346,11 +346,13 @@ TEST_CASE("process: whoever waits for one at the end of the run can still give i
 {
     int rc = 1;
     in_clean_run([&] {
+        wh_event spawned = {};
         start([&] {
             Process process(CAT, PIPES);
+            wh_event_set(&spawned);
             rc = wh_process_wait(process, nullptr);
         });
-        wh_yield();
+        wh_event_wait(&spawned);
     });
     CHECK(rc == -ECANCELED);
 }
@@ -388,20 +390,18 @@ TEST_CASE("process: a hundred at once")
 {
     in_clean_run([] {
         constexpr int COUNT = 100;
-        int right = 0, failed = 0;
+        struct Shared {
+            std::atomic<int> right{0}, failed{0};
+        } shared;
         WH_WITH_GROUP(group, nullptr)
         {
-            struct Shared {
-                int *right;
-                int *failed;
-            } shared = {&right, &failed};
             for (int i = 0; i < COUNT; i++)
                 wh_group_go(
                     group,
                     [](Shared *to, int number) {
                         Process process(shell("read a; echo $a; exit $a"), PIPES);
                         if (process.rc < 0) {
-                            ++*to->failed;
+                            ++to->failed;
                             return;
                         }
                         wh_yield(); /* all have been started before one is told to go on */
@@ -410,13 +410,13 @@ TEST_CASE("process: a hundred at once")
                         (void)!wh_write_all(in, text.data(), text.size());
                         wh_close(in);
                         const std::string got = all_of(wh_process_take(process, 1));
-                        *to->right += got == text && process.status() == exited(number);
+                        to->right += got == text && process.status() == exited(number);
                     },
                     &shared, i);
             (void)wh_group_wait(group);
         }
-        CHECK(failed == 0);
-        CHECK(right == COUNT);
+        CHECK(shared.failed == 0);
+        CHECK(shared.right == COUNT);
     });
 }
 

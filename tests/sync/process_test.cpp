@@ -35,7 +35,7 @@ TEST_CASE("process: the status is kept: any number may wait, at once and afterwa
     in_clean_run([] {
         Process process(CAT, PIPES);
         constexpr int WAITERS = 10;
-        int right = 0;
+        std::atomic<int> right{0};
         std::vector<wh_coro *> waiters;
         for (int i = 0; i < WAITERS; i++)
             waiters.push_back(spawn([&] { right += process.status() == exited(0); }));
