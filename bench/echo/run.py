@@ -2,7 +2,7 @@
 """Compares echo servers over TCP on loopback: epoll by hand, io_uring by hand, whorl.
 
     run.py BUILD_DIR [--rounds R] [--seconds S] [--connections 1,8,64,1000,8000] [--size 64]
-           [--depth 1] [--only NAME,...] [--add NAME=COMMAND] [--json FILE]
+           [--depth 1] [--workers 1] [--only NAME,...] [--add NAME=COMMAND] [--json FILE]
 
 How: the server has CPU 0 to itself, the load generator CPU 1. In every round each server runs once
 for each number of connections, in an order that rotates, so that what changes on the machine in
@@ -11,6 +11,12 @@ rounds, with (min..max). A run in which the server or the load generator had to 
 more than --calm percent of the time, because others ran there, is repeated, at most --retries
 times, and the calmest is kept; before each run both cores must have been idle for a moment, or
 --patience seconds have passed.
+
+With --workers N whorl is compared with itself, on cores 0 to N-1, with the load generator on the
+next one if there is one, else on the last of them, where it takes its share:
+    whorl               a listener a worker (SO_REUSEPORT)
+    whorl-one           one worker accepts all: the others take what it has not begun to serve
+    whorl-one-migrate   the same, and connections move to a worker that has nothing to do
 
 What is measured
     messages/s          by the load generator, answers in the window that were right in every byte
@@ -39,19 +45,21 @@ import sys
 import tempfile
 import time
 
-SERVER_CPU, LOAD_CPU = 0, 1
+SERVER_CPU = 0  # the first of them
 START_TIMEOUT_S, STOP_TIMEOUT_S, RUN_TIMEOUT_S = 5, 10, 60
 URING = ('uring', 'uring-spin', 'uring-multishot')
 DEFAULT = ('epoll', 'uring', 'uring-spin', 'whorl')
+SEVERAL = ('whorl', 'whorl-one', 'whorl-one-migrate')
 
 
 class Failed(Exception):
     """A run that gave no figures; the text says why."""
 
 
-def servers(build):
+def servers(build, workers=1):
     """Name -> command; ADDR stands for the address."""
     bench = os.path.join(build, 'bench', 'echo')
+    echo = [os.path.join(build, 'examples', 'echo'), 'ADDR', '--workers', str(workers)]
     epoll, uring = os.path.join(bench, 'echo_epoll'), os.path.join(bench, 'echo_uring')
     return {
         'epoll': [epoll, 'ADDR'],
@@ -60,7 +68,9 @@ def servers(build):
         'uring': [uring, 'ADDR'],
         'uring-spin': [uring, 'ADDR', '--spin', '50'],
         'uring-multishot': [uring, 'ADDR', '--recv', 'multishot'],
-        'whorl': [os.path.join(build, 'examples', 'echo'), 'ADDR'],
+        'whorl': echo,
+        'whorl-one': echo + ['--one-listener'],
+        'whorl-one-migrate': echo + ['--one-listener', '--migrate'],
     }
 
 
@@ -187,7 +197,7 @@ def run_load(args, port, connections, pid):
     command = [os.path.join(args.build, 'bench', 'echo', 'loadgen'), '--port', str(port),
                '--connections', str(connections), '--size', str(args.size), '--depth',
                str(args.depth), '--warmup', str(args.warmup), '--seconds', str(args.seconds),
-               '--cpu', str(LOAD_CPU), '--engine', args.engine, '--json']
+               '--cpu', str(args.load_cpu), '--engine', args.engine, '--json']
     marks = {}
     softirq = args.softirq.get(SERVER_CPU)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as load:
@@ -219,10 +229,10 @@ def run_once(args, name, command, connections):
     """Starts a server, loads it, stops it; returns a flat record."""
     port = free_port()
     command = [word.replace('ADDR', f'127.0.0.1:{port}') for word in command]
-    env = dict(os.environ, WHORL_WORKERS='1')
+    env = {name: value for name, value in os.environ.items() if name != 'WHORL_WORKERS'}
     with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
         server = subprocess.Popen(command, stdout=out, stderr=err, env=env, preexec_fn=lambda:
-                                  os.sched_setaffinity(0, {SERVER_CPU}))
+                                  os.sched_setaffinity(0, args.server_cpus))
         ended = False
         try:
             wait_until_listening(server, port)
@@ -259,12 +269,16 @@ def wait_for_calm(args):
         before = core_idle_s()
         time.sleep(moment_s)
         after = core_idle_s()
-        if all(after[c] - before[c] >= 0.9 * moment_s for c in (SERVER_CPU, LOAD_CPU)):
+        if all(after[c] - before[c] >= 0.9 * moment_s for c in args.server_cpus | {args.load_cpu}):
             return
 
 
 def run_calm(args, name, command, connections):
-    """run_once, repeated while other processes disturb it; the calmest counts."""
+    """run_once, repeated while other processes disturb it; the calmest counts. Where server and
+    load generator share a core, they disturb each other."""
+    if args.load_cpu in args.server_cpus:
+        wait_for_calm(args)
+        return dict(run_once(args, name, command, connections), disturbed=False)
     best = None
     for _ in range(args.retries + 1):
         wait_for_calm(args)
@@ -327,7 +341,7 @@ class Results:
 def print_table(results, connections, names, args):
     print(f'\n{connections} connections, {args.size} bytes, depth {args.depth}: '
           f'median (min..max) of {len(results.rounds)} rounds')
-    row = '  {:<16}{:>25}{:>25}{:>9}{:>9}{:>24}{:>9}{:>9}{:>9}{:>11}'
+    row = '  {:<18}{:>25}{:>25}{:>9}{:>9}{:>24}{:>9}{:>9}{:>9}{:>11}'
     print(row.format('server', 'messages/s', 'messages/CPU-second', 'sys/msg', 'p50 us', 'p99 us',
                      'p99.9 us', 'max us', 'worst us', 'busy s/l %'))
     for name in names:
@@ -343,6 +357,15 @@ def print_table(results, connections, names, args):
             spread(results.values(connections, name, 'p99_us'), short), of('p999_us'), of('max_us'),
             of('worst_mean_us'),
             of('busy_pct', '{:.0f}'.format) + '/' + of('load_busy_pct', '{:.0f}'.format)))
+
+
+def print_ratios_to_first(results, connections, names):
+    two = '{:.2f}'.format
+    row = '  {:<20}{:>22}{:>22}{:>22}'
+    print(row.format('ratio, by round', 'messages/s', 'per CPU-s', 'p99') + f'  / {names[0]}')
+    for name in names[1:]:
+        print(row.format(name, *(spread(results.ratios(connections, name, key, names[:1]), two)
+                                 for key in ('rate', 'per_cpu_s', 'p99_us'))))
 
 
 def print_ratios(results, connections, names):
@@ -434,6 +457,9 @@ def parse():
     parser.add_argument('--connections', type=numbers, default=[1, 8, 64, 1000, 8000])
     parser.add_argument('--size', type=int, default=64, help='bytes a message')
     parser.add_argument('--depth', type=int, default=1, help='messages on the way, a connection')
+    parser.add_argument('--workers', type=int, default=1, metavar='N',
+                        help="of whorl's servers, which with more than 1 are compared with each "
+                             'other')
     parser.add_argument('--engine', choices=('uring', 'epoll'), default='uring',
                         help='of the load generator; with epoll it is the bottleneck')
     parser.add_argument('--only', type=lambda t: t.split(','), help='the servers to run')
@@ -451,14 +477,14 @@ def parse():
 
 def choose(args):
     """Name -> command of the servers to run, or exit with what is missing."""
-    known = servers(args.build)
+    known = servers(args.build, args.workers)
     added = []
     for text in args.add:
         name, _, command = text.partition('=')
         known[name] = shlex.split(command.replace('BUILD', args.build))
         added.append(name)
     chosen = {}
-    for name in list(args.only or DEFAULT) + [a for a in added if a not in (args.only or [])]:
+    for name in list(args.only or (SEVERAL if args.workers > 1 else DEFAULT)) + [a for a in added if a not in (args.only or [])]:
         if name not in known:
             sys.exit(f"run.py: no server '{name}'; there are: {' '.join(known)}")
         if os.access(known[name][0], os.X_OK):
@@ -491,8 +517,13 @@ def main():
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers are stopped
     args = parse()
     chosen = choose(args)
-    if not {SERVER_CPU, LOAD_CPU} <= os.sched_getaffinity(0):
-        sys.exit('run.py: needs CPUs 0 and 1, one for the server and one for the load generator')
+    cpus = os.sched_getaffinity(0)
+    args.server_cpus = set(range(SERVER_CPU, SERVER_CPU + args.workers))
+    args.load_cpu = max(args.server_cpus) + 1
+    if args.workers > 1 and args.load_cpu not in cpus:
+        args.load_cpu -= 1
+    if not args.server_cpus | {args.load_cpu} <= cpus:
+        sys.exit(f'run.py: needs CPUs 0 to {args.load_cpu}, for the server and the load generator')
     args.softirq = softirq_threads()
     names, results, failures, disturbed = list(chosen), Results(), 0, 0
     runs = args.rounds * len(args.connections) * len(names)
@@ -521,8 +552,9 @@ def main():
         print('stopped: what was measured until now', file=sys.stderr)
     for connections in args.connections:
         print_table(results, connections, names, args)
-        print_ratios(results, connections, names)
-    print_targets(results, out)
+        (print_ratios if args.workers == 1 else print_ratios_to_first)(results, connections, names)
+    if args.workers == 1:
+        print_targets(results, out)
     if disturbed:
         print(f'\n{disturbed} of {runs} runs were disturbed: each time they were tried, others had '
               f'the core for more than {args.calm:g} % of the time')
