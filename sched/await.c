@@ -33,6 +33,7 @@
  * more slowly, until the operation has ended.
  */
 #include "sched/next.h"
+#include "sched/recv_buffer.h"
 
 #include <errno.h>
 #include <sys/socket.h>
@@ -127,8 +128,12 @@ void op_completed(struct op *op)
     struct worker *w = coro->worker;
     struct fd_waiters *fd = waiters_of(w, op);
     w->ops_in_flight--;
-    if (unlikely(op->code == OP_CLOSE))
-        fd_closed(w, op->fd); /* now: its coroutine may not run soon */
+    if (unlikely(op->code >= OP_NOTED)) {
+        if (op->code == OP_CLOSE)
+            fd_closed(w, op->fd); /* now: its coroutine may not run soon */
+        else
+            recv_buffer_completed(w, op);
+    }
     if (fd) {
         /* Now, because the run queue wants the link. */
         wh_coro **at = &fd->first;

@@ -10,6 +10,7 @@
  *              worker any more; all meet -> each ends what it still has in flight, gives its ring
  *              back; all meet -> the threads end -> what they shared is freed
  */
+#include "sched/recv_buffer.h"
 #include "sched/sched.h"
 #include "uring/ring.h"
 
@@ -273,6 +274,7 @@ static void worker_end(struct worker *w)
     }
     w->engine->type->destroy(w->engine);
     w->engine = NULL;
+    recv_buffers_finish(w);
     munmap(w->fds, w->fds_count * sizeof *w->fds);
 }
 

@@ -146,6 +146,8 @@ struct worker {
     struct fd_waiters *fds; /* by descriptor */
     size_t fds_count;
     uint64_t ops_in_flight;
+    struct recv_buffers *recv_buffers; /* or NULL */
+    bool no_recv_buffers;              /* they cannot be had */
     struct slab slab;
     uint32_t id_first;     /* coroutines started here are numbered from here on... */
     uint32_t id_step;      /* ...in steps of this */

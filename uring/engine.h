@@ -34,7 +34,6 @@ enum op_code {
     OP_SENDMSG,
     OP_ACCEPT,
     OP_CONNECT,
-    OP_CLOSE,
     OP_SHUTDOWN,
     OP_OPENAT,
     OP_FSYNC,
@@ -42,8 +41,15 @@ enum op_code {
     OP_STATX,
     OP_POLL,
     OP_WAITID,
+    OP_NOTED, /* from here on the owner notes something when they complete */
+    OP_CLOSE = OP_NOTED,
+    OP_RECV_BUFFER,
     OP_CODES,
 };
+
+/* In res_flags of a completed OP_RECV_BUFFER: whether it was given a buffer, and the number of
+ * that; the bits from OP_WORKER_SHIFT to there are the owner's. */
+enum { OP_HAS_BUFFER = 1, OP_WORKER_SHIFT = 8, OP_BUFFER_SHIFT = 16 };
 
 enum op_state { OP_IDLE, OP_IN_FLIGHT, OP_CANCELLING, OP_DONE };
 
@@ -70,6 +76,7 @@ struct op_row {
     short poll_events; /* what to wait for when it says -EAGAIN; 0: nothing */
     uint32_t flags;    /* set in every operation of the row */
     uint32_t options;  /* the same, where waitid(2) has a word of options beside */
+    uint8_t entry;     /* IOSQE_* */
 };
 
 extern const struct op_row op_table[OP_CODES];
@@ -131,6 +138,13 @@ struct engine_type {
      * thread; async-signal-safe. One system call. */
     void (*wake)(struct engine *engine);
     void (*stats)(const struct engine *engine, struct engine_stats *ret_stats);
+    /* Makes buffers for OP_RECV_BUFFER, `count` (a power of two) of `bytes` each: once. Returns 0,
+     * or -errno, and OP_RECV_BUFFER is -ENOBUFS. */
+    int (*buffers_create)(struct engine *engine, unsigned count, size_t bytes);
+    /* Where the buffer with that number is. For any thread. */
+    char *(*buffer)(const struct engine *engine, unsigned number);
+    /* A buffer that an operation was given is the engine's again. */
+    void (*buffer_return)(struct engine *engine, unsigned number);
 };
 
 struct engine {

@@ -9,26 +9,28 @@
 #include <sys/wait.h>
 
 /* clang-format off */
-/*                         name         opcode                fd     on -EAGAIN  flags  options */
+/*                         name         opcode                fd     on -EAGAIN  flags  options entry */
 const struct op_row op_table[OP_CODES] = {
-    [OP_READ] =      {"read",      IORING_OP_READ,         true,  POLLIN, 0, 0},
-    [OP_WRITE] =     {"write",     IORING_OP_WRITE,        true,  POLLOUT, 0, 0},
-    [OP_READV] =     {"readv",     IORING_OP_READV,        true,  POLLIN, 0, 0},
-    [OP_WRITEV] =    {"writev",    IORING_OP_WRITEV,       true,  POLLOUT, 0, 0},
-    [OP_RECV] =      {"recv",      IORING_OP_RECV,         true,  POLLIN, 0, 0},
-    [OP_SEND] =      {"send",      IORING_OP_SEND,         true,  POLLOUT, 0, 0},
-    [OP_RECVMSG] =   {"recvmsg",   IORING_OP_RECVMSG,      true,  POLLIN, 0, 0},
-    [OP_SENDMSG] =   {"sendmsg",   IORING_OP_SENDMSG,      true,  POLLOUT, 0, 0},
-    [OP_ACCEPT] =    {"accept",    IORING_OP_ACCEPT,       true,  POLLIN, 0, 0},
-    [OP_CONNECT] =   {"connect",   IORING_OP_CONNECT,      true,  0, 0, 0},
-    [OP_CLOSE] =     {"close",     IORING_OP_CLOSE,        false, 0, 0, 0},
-    [OP_SHUTDOWN] =  {"shutdown",  IORING_OP_SHUTDOWN,     true,  0, 0, 0},
-    [OP_OPENAT] =    {"openat",    IORING_OP_OPENAT,       false, 0, 0, 0},
-    [OP_FSYNC] =     {"fsync",     IORING_OP_FSYNC,        true,  0, 0, 0},
-    [OP_FDATASYNC] = {"fdatasync", IORING_OP_FSYNC,        true,  0, IORING_FSYNC_DATASYNC, 0},
-    [OP_STATX] =     {"statx",     IORING_OP_STATX,        false, 0, 0, 0},
-    [OP_POLL] =      {"poll",      IORING_OP_POLL_ADD,     true,  0, 0, 0},
+    [OP_READ] =      {"read",      IORING_OP_READ,         true,  POLLIN, 0, 0, 0},
+    [OP_WRITE] =     {"write",     IORING_OP_WRITE,        true,  POLLOUT, 0, 0, 0},
+    [OP_READV] =     {"readv",     IORING_OP_READV,        true,  POLLIN, 0, 0, 0},
+    [OP_WRITEV] =    {"writev",    IORING_OP_WRITEV,       true,  POLLOUT, 0, 0, 0},
+    [OP_RECV] =      {"recv",      IORING_OP_RECV,         true,  POLLIN, 0, 0, 0},
+    [OP_SEND] =      {"send",      IORING_OP_SEND,         true,  POLLOUT, 0, 0, 0},
+    [OP_RECVMSG] =   {"recvmsg",   IORING_OP_RECVMSG,      true,  POLLIN, 0, 0, 0},
+    [OP_SENDMSG] =   {"sendmsg",   IORING_OP_SENDMSG,      true,  POLLOUT, 0, 0, 0},
+    [OP_ACCEPT] =    {"accept",    IORING_OP_ACCEPT,       true,  POLLIN, 0, 0, 0},
+    [OP_CONNECT] =   {"connect",   IORING_OP_CONNECT,      true,  0, 0, 0, 0},
+    [OP_CLOSE] =     {"close",     IORING_OP_CLOSE,        false, 0, 0, 0, 0},
+    [OP_SHUTDOWN] =  {"shutdown",  IORING_OP_SHUTDOWN,     true,  0, 0, 0, 0},
+    [OP_OPENAT] =    {"openat",    IORING_OP_OPENAT,       false, 0, 0, 0, 0},
+    [OP_FSYNC] =     {"fsync",     IORING_OP_FSYNC,        true,  0, 0, 0, 0},
+    [OP_FDATASYNC] = {"fdatasync", IORING_OP_FSYNC,        true,  0, IORING_FSYNC_DATASYNC, 0, 0},
+    [OP_STATX] =     {"statx",     IORING_OP_STATX,        false, 0, 0, 0, 0},
+    [OP_POLL] =      {"poll",      IORING_OP_POLL_ADD,     true,  0, 0, 0, 0},
+    /* len 0: as much as the buffer holds. */
+    [OP_RECV_BUFFER] = {"recv",    IORING_OP_RECV,         true,  POLLIN, 0, 0, IOSQE_BUFFER_SELECT},
     /* Of a child by its pidfd: len is P_PIDFD, off a siginfo_t's address. */
-    [OP_WAITID] =    {"waitid",    IORING_OP_WAITID,       true,  0, 0, WEXITED},
+    [OP_WAITID] =    {"waitid",    IORING_OP_WAITID,       true,  0, 0, WEXITED, 0},
 };
 /* clang-format on */

@@ -37,6 +37,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 /* Newer than some headers that we build with. */
@@ -47,6 +48,9 @@
 #define ENTER_NO_IOWAIT        (1U << 7)
 #define REGISTER_CLOCK         29
 #define REGISTER_SEND_MSG_RING 31
+
+_Static_assert(OP_HAS_BUFFER == IORING_CQE_F_BUFFER && OP_BUFFER_SHIFT == IORING_CQE_BUFFER_SHIFT,
+               "res_flags are those of a completion entry");
 
 /* user_data that is no operation's address. */
 enum { DATA_NOTHING = 0, DATA_WAKE = 1 };
@@ -66,9 +70,13 @@ struct ring {
     struct io_uring uring;
     unsigned enter_flags;
     struct caps caps;
-    struct op_list done; /* taken early, to be handed out by the next wait */
-    int wake_fd;         /* an eventfd, or -1: by message */
-    bool wake_armed;     /* wake_fd is being polled */
+    struct op_list done;                   /* taken early, to be handed out by the next wait */
+    int wake_fd;                           /* an eventfd, or -1: by message */
+    bool wake_armed;                       /* wake_fd is being polled */
+    struct io_uring_buf_ring *buffer_ring; /* or NULL */
+    char *buffers;
+    unsigned buffers_count;
+    size_t buffer_bytes;
     struct engine_stats stats;
 };
 
@@ -210,6 +218,7 @@ static void ring_submit(struct engine *engine, struct op *op)
     sqe->len = op->len;
     sqe->rw_flags = (int)(op->flags | row->flags);
     sqe->file_index = row->options;
+    sqe->flags = row->entry; /* the group of buffers is 0 */
     sqe->user_data = (uint64_t)(uintptr_t)op;
     op->state = OP_IN_FLIGHT;
     r->stats.submissions++;
@@ -306,10 +315,63 @@ static void ring_stats(const struct engine *engine, struct engine_stats *ret_sta
     *ret_stats = container_of(engine, struct ring, engine)->stats;
 }
 
+/* ---- Buffers ---- */
+
+static char *ring_buffer(const struct engine *engine, unsigned number)
+{
+    const struct ring *r = container_of(engine, struct ring, engine);
+    wh_assert(number < r->buffers_count);
+    return r->buffers + number * r->buffer_bytes;
+}
+
+static void buffer_offer(struct ring *r, unsigned number, int offset)
+{
+    io_uring_buf_ring_add(r->buffer_ring, r->buffers + number * r->buffer_bytes,
+                          (unsigned)r->buffer_bytes, (unsigned short)number,
+                          io_uring_buf_ring_mask(r->buffers_count), offset);
+}
+
+static void ring_buffer_return(struct engine *engine, unsigned number)
+{
+    struct ring *r = ring_of(engine);
+    wh_assert(number < r->buffers_count);
+    buffer_offer(r, number, 0);
+    io_uring_buf_ring_advance(r->buffer_ring, 1);
+}
+
+static int ring_buffers_create(struct engine *engine, unsigned count, size_t bytes)
+{
+    struct ring *r = ring_of(engine);
+    wh_assert(!r->buffer_ring);
+    if (!r->caps.buffer_ring)
+        return -ENOSYS;
+    void *memory =
+        mmap(NULL, count * bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return -ENOMEM;
+    int rc;
+    r->buffer_ring = io_uring_setup_buf_ring(&r->uring, count, 0, 0, &rc);
+    if (!r->buffer_ring) {
+        munmap(memory, count * bytes);
+        return rc;
+    }
+    r->buffers = memory;
+    r->buffers_count = count;
+    r->buffer_bytes = bytes;
+    for (unsigned i = 0; i < count; i++)
+        buffer_offer(r, i, (int)i);
+    io_uring_buf_ring_advance(r->buffer_ring, (int)count);
+    return 0;
+}
+
 static void ring_destroy(struct engine *engine)
 {
     struct ring *r = ring_of(engine);
     wh_assert(r->stats.in_flight == 0);
+    if (r->buffer_ring) {
+        io_uring_free_buf_ring(&r->uring, r->buffer_ring, r->buffers_count, 0);
+        munmap(r->buffers, r->buffers_count * r->buffer_bytes);
+    }
     io_uring_queue_exit(&r->uring);
     if (r->wake_fd >= 0)
         close(r->wake_fd);
@@ -325,6 +387,9 @@ static const struct engine_type ring_type = {
     .wait = ring_wait,
     .wake = ring_wake,
     .stats = ring_stats,
+    .buffers_create = ring_buffers_create,
+    .buffer = ring_buffer,
+    .buffer_return = ring_buffer_return,
 };
 
 static const char *setup_cure(int error)
@@ -394,6 +459,7 @@ static void probe_features(struct ring *r)
     caps->ext_arg = uring->features & IORING_FEAT_EXT_ARG;
     caps->cqe_skip = (uring->features & IORING_FEAT_CQE_SKIP) && !caps_masked("cqe_skip");
     caps->no_iowait = (uring->features & IORING_FEAT_NO_IOWAIT) && !caps_masked("no_iowait");
+    caps->buffer_ring = !caps_masked("buffer_ring"); /* whether it works shows when it is tried */
     caps->waitid = !caps_masked("waitid") && knows(uring, IORING_OP_WAITID);
     caps->ring_fd = !caps_masked("ring_fd") && io_uring_register_ring_fd(uring) == 1;
 

@@ -456,7 +456,8 @@ TEST_CASE("workers: one that sleeps without limit is told of the stacks that oth
         const auto others_quiet = [run] {
             bool quiet = true;
             for (uint32_t i = 1; i < wh_workers(); i++)
-                quiet = quiet && __atomic_load_n(&run->worker[i]->quiet, __ATOMIC_ACQUIRE);
+                /* seq_cst: pairs with the store in worker_may_sleep() */
+                quiet = quiet && __atomic_load_n(&run->worker[i]->quiet, __ATOMIC_SEQ_CST);
             return quiet;
         };
         std::atomic<unsigned> here{0}, elsewhere{0}, returned{0};
