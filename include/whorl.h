@@ -16,6 +16,7 @@
 #include <whorl/run.h>
 #include <whorl/runtime.h>
 #include <whorl/select.h>
+#include <whorl/serve.h>
 #include <whorl/signal.h>
 #include <whorl/stats.h>
 #include <whorl/sync.h>

@@ -731,8 +731,9 @@ void wh_detach(wh_coro *coro)
     wh_assert(state_of(coro) != CORO_FREE && !(coro->handle & (HANDLE_DETACHED | HANDLE_JOINED)));
     bool dead = state_of(coro) == CORO_DEAD;
     wh_assert(dead || !coro->joiner || !waiter_waits(coro->joiner));
-    if (!dead)
-        coro->handle |= HANDLE_DETACHED;
+    if (!dead) /* atomic: its coroutine looks without the lock, see await_asked() */
+        __atomic_store_n(&coro->handle, (uint8_t)(coro->handle | HANDLE_DETACHED),
+                         __ATOMIC_RELAXED);
     object_unlock(shared, &coro->lock);
     if (dead)
         slab_give(self->worker, coro);

@@ -109,12 +109,18 @@ extern __thread struct worker *worker_tls __attribute__((tls_model("initial-exec
 /* The running coroutine, for the call named `call`; panics outside of one. */
 COLD void called_outside(const char *call) __attribute__((noreturn));
 
-static inline wh_coro *self_or_panic(const char *call)
+/* The worker of the running coroutine. */
+static inline struct worker *worker_or_panic(const char *call)
 {
     struct worker *w = worker_tls;
     if (unlikely(!w || w->current == &w->loop))
         called_outside(call);
-    return w->current;
+    return w;
+}
+
+static inline wh_coro *self_or_panic(const char *call)
+{
+    return worker_or_panic(call)->current;
 }
 
 /* ---- In the runtime, in the user's code ---- */

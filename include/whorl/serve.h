@@ -1,0 +1,96 @@
+/*
+ * whorl/serve.h: a server: who connects is served by a coroutine of its own.
+ *
+ *     static void greet(const wh_client *client)
+ *     {
+ *         const char *line;
+ *         ssize_t len = -1;
+ *         do {
+ *             WH_WITH_CTX(client->idle)                 nothing is half done here: the end may come
+ *             {
+ *                 len = wh_conn_peek_until(client->conn, "\n", 1, 1000, &line);
+ *             }
+ *             if (len > 0) {
+ *                 wh_conn_printf(client->conn, "hello, %.*s", (int)len, line);
+ *                 wh_conn_consume(client->conn, (size_t)len);
+ *             }
+ *         } while (len > 0 && wh_conn_flush(client->conn) == 0);
+ *     }
+ *
+ *     wh_fd listener = wh_listen_tcp("127.0.0.1:7000", &(wh_listen_options){.reuseport = 1});
+ *     WH_WITH_CTX(until_a_signal)
+ *     {
+ *         rc = wh_serve(listener, greet, NULL, NULL);   returns when all clients have gone
+ *     }
+ *
+ * The end in good order (drain), when the context of wh_serve() ends:
+ *
+ *      accepting ends, the listener is closed         newcomers are refused by the kernel
+ *      every client->idle is cancelled                who waits for a request that has not begun
+ *                                                     gets -ECANCELED, and returns
+ *      the others go on                               until they return
+ *      ...for drain_ns; then their context is cancelled, and every call of theirs is -ECANCELED
+ */
+#ifndef WHORL_SERVE_H
+#define WHORL_SERVE_H
+
+#include <whorl/conn.h>
+#include <whorl/ctx.h>
+
+WH_BEGIN_DECLS
+
+/* Whom a handler serves; valid until it returns. */
+typedef struct wh_client {
+    wh_conn *conn; /* flushed and closed by the server when the handler has returned */
+    wh_ctx *ctx;   /* of this connection, and ambient in the handler: cancelling it ends the calls
+                      of the handler and of what it has started; so does its return */
+    wh_ctx *idle;  /* cancelled when the server is to end: for waiting between two requests */
+    void *arg;     /* as given to wh_serve() */
+} wh_client;
+
+typedef void (*wh_serve_handler)(const wh_client *client);
+
+/* What a server has done, and does. Written while it serves, for any thread to read. */
+typedef struct wh_serve_stats {
+    uint64_t accepted; /* connections */
+    uint64_t open;     /* of those, now */
+    uint64_t shed;     /* accepted and closed at once, for want of descriptors or memory */
+    uint64_t starved;  /* times that accepting had to pause for the same reason */
+    uint64_t cut;      /* connections that drain_ns was too short for */
+} wh_serve_stats;
+
+/* Zero in a field means its default; NULL for the struct all of them. */
+typedef struct wh_serve_options {
+    /* Most connections at once; further ones wait in the kernel's queue (listen(2)) until one has
+     * ended. Default: as many as there are descriptors for. */
+    uint64_t connections_max;
+    /* How long connections may go on when the server is to end, in nanoseconds. -1: not at all.
+     * Default 10 s. */
+    int64_t drain_ns;
+    /* Lets handlers move to other workers: wh_spawn_options.migrate. */
+    bool migrate;
+    wh_serve_stats *stats; /* written to, if not NULL */
+} wh_serve_options;
+
+/*
+ * Serves the listener: handler(client) runs in a coroutine for each connection, on any worker; and
+ * returns when the ambient context has ended, or accepting has become impossible, and all handlers
+ * have returned. A TCP listener with SO_REUSEPORT (wh_listen_options.reuseport) is joined by one
+ * more on the same address for each other worker, and the kernel spreads the connections. The
+ * listener is closed in any case.
+ *
+ * Without a free descriptor a newcomer is accepted on one held in reserve and closed at once, so
+ * that it sees an end and does not hang; then accepting pauses until a connection has ended, a
+ * tenth of a second at most.
+ *
+ * Parks. Returns
+ *   -ECANCELED, -ETIMEDOUT   the context has ended: what a server is usually ended by
+ *   -EBADF, -EINVAL, -ENOTSOCK, -EOPNOTSUPP   the descriptor is none on which one can accept
+ *   -ENOMEM, -EMFILE, -EADDRINUSE...   the server could not begin
+ */
+WH_API int wh_serve(wh_fd listener, wh_serve_handler handler, void *arg,
+                    const wh_serve_options *options) WH_MUST_CHECK;
+
+WH_END_DECLS
+
+#endif

@@ -1,0 +1,359 @@
+/*
+ * serve.c: servers (whorl/serve.h), made of what the public headers offer.
+ *
+ *      wh_serve ---starts---> an acceptor for each listener, bound to its worker
+ *         | joins them          | accepts, and starts in server->ctx
+ *         |                     '--> serve_one: a context and a stream, handler, close
+ *         v
+ *      drain: server->idle is cancelled; waits for `open` handlers; server->ctx is cancelled; waits
+ *
+ * The acceptors are in the context of wh_serve(), which ends them. The handlers are not: each is
+ * started in a shield and under server->ctx, whose end is the server's to say.
+ *
+ * struct server is on the stack of wh_serve(), which waits for all that know it.
+ */
+#include "base/base.h"
+
+#include <whorl/coro.h>
+#include <whorl/io.h>
+#include <whorl/net.h>
+#include <whorl/serve.h>
+#include <whorl/sync.h>
+#include <whorl/time.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define DRAIN_NS_DEFAULT (10 * WH_SECOND)
+#define PAUSE_NS         (100 * WH_MILLISECOND)
+
+enum { ACCEPTORS_MAX = 64 };
+
+struct server {
+    wh_serve_handler handler;
+    void *arg;
+    bool migrate;
+    wh_ctx *ctx, *idle;
+    wh_sem slots;         /* what is left of connections_max */
+    wh_waitgroup running; /* handlers */
+    wh_event ended;       /* a connection has ended since accepting paused */
+    int reserve;          /* a descriptor to close when there is no other; any acceptor, atomic */
+    wh_serve_stats *stats;
+};
+
+/* One listener. */
+struct acceptor {
+    struct server *server;
+    wh_fd listener;
+    wh_coro *coro;
+};
+
+static void count(uint64_t *figure, int64_t by)
+{
+    __atomic_fetch_add(figure, (uint64_t)by, __ATOMIC_RELAXED);
+}
+
+/* ---- One connection ---- */
+
+static void left(struct server *server)
+{
+    count(&server->stats->open, -1);
+    wh_sem_release(&server->slots, 1);
+    wh_event_set(&server->ended);
+    wh_waitgroup_done(&server->running);
+}
+
+static void serve_one(struct server *server, wh_fd fd)
+{
+    wh_conn *conn;
+    if (wh_conn_create(&conn, fd) < 0) {
+        wh_close(fd);
+        count(&server->stats->shed, 1);
+        left(server);
+        return;
+    }
+    WH_WITH_CANCEL(ctx)
+    {
+        const wh_client client = {
+            .conn = conn, .ctx = ctx, .idle = server->idle, .arg = server->arg};
+        server->handler(&client);
+    }
+    (void)wh_conn_close(conn); /* the handler flushes if it wants to know */
+    left(server);
+}
+
+/* ---- Accepting ---- */
+
+static bool is_starved(int error)
+{
+    return error == -EMFILE || error == -ENFILE || error == -ENOBUFS || error == -ENOMEM;
+}
+
+/* Errors of the listener, not of a connection that was over before it was accepted. */
+static bool is_end(int error)
+{
+    return error == -ECANCELED || error == -ETIMEDOUT || error == -EBADF || error == -EINVAL ||
+           error == -ENOTSOCK || error == -EOPNOTSUPP;
+}
+
+static int open_reserve(void)
+{
+    return open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
+/* Tells one newcomer that there is no room, by closing its connection. */
+static void shed(struct server *server, wh_fd listener)
+{
+    int reserve = __atomic_exchange_n(&server->reserve, -1, __ATOMIC_RELAXED);
+    if (reserve < 0)
+        return; /* another acceptor is at it, or it could not be had again */
+    close(reserve);
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd >= 0) {
+        close(fd);
+        count(&server->stats->shed, 1);
+    }
+    __atomic_store_n(&server->reserve, open_reserve(), __ATOMIC_RELAXED);
+}
+
+/* Until a connection has ended, or another program may have given something back. */
+static int pause_accepting(struct server *server)
+{
+    int rc = 0;
+    count(&server->stats->starved, 1);
+    wh_event_reset(&server->ended);
+    WH_WITH_TIMEOUT(PAUSE_NS)
+    {
+        rc = wh_event_wait(&server->ended);
+    }
+    return rc == -ECANCELED ? rc : 0;
+}
+
+/* Starts the handler, out of reach of the acceptor's context. */
+static int start(struct server *server, wh_fd fd)
+{
+    const wh_spawn_options options = {.name = "serve", .migrate = server->migrate};
+    int rc = -ENOMEM;
+    WH_SHIELD
+    {
+        WH_WITH_CTX(server->ctx)
+        {
+            wh_coro *coro;
+            rc = wh_spawn(&coro, &options, serve_one, server, fd);
+            if (rc == 0)
+                wh_detach(coro);
+        }
+    }
+    return rc;
+}
+
+/* A connection is there: it is served, or closed. */
+static int admit(struct server *server, wh_fd fd)
+{
+    wh_waitgroup_add(&server->running, 1);
+    count(&server->stats->accepted, 1);
+    count(&server->stats->open, 1);
+    int rc = start(server, fd);
+    if (likely(rc == 0))
+        return 0;
+    wh_close(fd);
+    count(&server->stats->shed, 1);
+    left(server);
+    return pause_accepting(server);
+}
+
+/* Returns why it ends. */
+static int accept_all(struct acceptor *acceptor)
+{
+    struct server *server = acceptor->server;
+    for (;;) {
+        int rc = wh_sem_acquire(&server->slots, 1);
+        if (rc < 0)
+            return rc;
+        wh_fd fd = wh_accept(acceptor->listener);
+        if (likely(fd >= 0)) {
+            rc = admit(server, fd);
+        } else {
+            wh_sem_release(&server->slots, 1);
+            if (is_end(fd))
+                return fd;
+            if (is_starved(fd)) {
+                if (fd == -EMFILE || fd == -ENFILE)
+                    shed(server, acceptor->listener);
+                rc = pause_accepting(server);
+            }
+        }
+        if (rc < 0)
+            return rc;
+    }
+}
+
+/* ---- Listeners ---- */
+
+/* Whether others may listen on the same address. */
+static bool is_shared(wh_fd listener)
+{
+    int domain = 0, reuseport = 0;
+    socklen_t len = sizeof domain;
+    if (getsockopt(listener, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 ||
+        (domain != AF_INET && domain != AF_INET6))
+        return false;
+    len = sizeof reuseport;
+    return getsockopt(listener, SOL_SOCKET, SO_REUSEPORT, &reuseport, &len) == 0 && reuseport;
+}
+
+static int copy_option(wh_fd from, wh_fd to, int level, int name)
+{
+    int value;
+    socklen_t len = sizeof value;
+    if (getsockopt(from, level, name, &value, &len) < 0 ||
+        setsockopt(to, level, name, &value, len) < 0)
+        return -errno;
+    return 0;
+}
+
+/* A listener like the one given, on its address. */
+static wh_fd listen_beside(wh_fd first)
+{
+    struct sockaddr_storage address = {0};
+    socklen_t len = sizeof address;
+    if (getsockname(first, (struct sockaddr *)&address, &len) < 0)
+        return -errno;
+    int fd = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    int rc = copy_option(first, fd, SOL_SOCKET, SO_REUSEPORT);
+    if (rc == 0)
+        rc = copy_option(first, fd, SOL_SOCKET, SO_REUSEADDR);
+    if (rc == 0)
+        rc = copy_option(first, fd, IPPROTO_TCP, 1 /* TCP_NODELAY */);
+    if (rc == 0 && address.ss_family == AF_INET6)
+        rc = copy_option(first, fd, IPPROTO_IPV6, IPV6_V6ONLY);
+    if (rc == 0 && (bind(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, 4096) < 0))
+        rc = -errno;
+    if (rc == 0)
+        return fd;
+    close(fd);
+    return rc;
+}
+
+/* ---- The server ---- */
+
+/* Starts the i-th acceptor, on the i-th worker if there are several. */
+static int start_acceptor(struct acceptor *acceptor, unsigned worker)
+{
+    const wh_spawn_options options = {.name = "accept", .worker = worker};
+    return wh_spawn(&acceptor->coro, &options, accept_all, acceptor);
+}
+
+/* Starts one for each listener. Returns how many there are, or -errno with those still to join. */
+static int start_all(struct server *server, struct acceptor *acceptors, unsigned *ret_count,
+                     wh_fd listener)
+{
+    bool shared = is_shared(listener);
+    unsigned workers = shared ? wh_workers() : 1;
+    int rc = 0;
+    for (*ret_count = 0; rc == 0 && *ret_count < workers; *ret_count += rc == 0) {
+        struct acceptor *acceptor = &acceptors[*ret_count];
+        acceptor->server = server;
+        acceptor->listener = *ret_count ? listen_beside(listener) : listener;
+        if (acceptor->listener < 0)
+            return acceptor->listener;
+        rc = start_acceptor(acceptor, shared ? *ret_count + 1 : 0);
+        if (rc < 0 && *ret_count)
+            wh_close(acceptor->listener);
+    }
+    return rc;
+}
+
+/* Waits for the first of them to end, which all do for the same reasons; then ends the others, and
+ * closes the listeners but the first. */
+static int join_all(struct acceptor *acceptors, unsigned acceptors_count, int error)
+{
+    int rc = error;
+    intptr_t why = 0;
+    unsigned from = 0;
+    if (rc == 0) {
+        rc = wh_join(acceptors[0].coro, &why);
+        if (rc == 0) {
+            rc = (int)why;
+            from = 1;
+        }
+    }
+    WH_SHIELD
+    {
+        for (unsigned i = from; i < acceptors_count; i++)
+            wh_cancel(acceptors[i].coro);
+        for (unsigned i = from; i < acceptors_count; i++)
+            wh_join(acceptors[i].coro, NULL);
+        for (unsigned i = 1; i < acceptors_count; i++)
+            wh_close(acceptors[i].listener);
+    }
+    return rc;
+}
+
+/* Lets the handlers come to their end. */
+static void drain(struct server *server, int64_t drain_ns)
+{
+    wh_ctx_cancel(server->idle, -ESHUTDOWN);
+    WH_SHIELD
+    {
+        int rc = -ETIMEDOUT;
+        WH_WITH_TIMEOUT(drain_ns < 0 ? 0 : drain_ns)
+        {
+            rc = wh_waitgroup_wait(&server->running);
+        }
+        if (rc < 0) {
+            server->stats->cut = __atomic_load_n(&server->stats->open, __ATOMIC_RELAXED);
+            wh_ctx_cancel(server->ctx, -ESHUTDOWN);
+            (void)wh_waitgroup_wait(&server->running);
+        }
+    }
+}
+
+static int serve(struct server *server, wh_fd listener, int64_t drain_ns)
+{
+    struct acceptor acceptors[ACCEPTORS_MAX];
+    unsigned acceptors_count;
+    int rc = start_all(server, acceptors, &acceptors_count, listener);
+    rc = join_all(acceptors, acceptors_count, rc);
+    wh_close(listener);
+    drain(server, drain_ns);
+    return rc;
+}
+
+int wh_serve(wh_fd listener, wh_serve_handler handler, void *arg, const wh_serve_options *options)
+{
+    const wh_serve_options none = {0};
+    const wh_serve_options *o = options ? options : &none;
+    wh_serve_stats stats;
+    struct server server = {
+        .handler = handler,
+        .arg = arg,
+        .migrate = o->migrate,
+        .slots = WH_SEM(o->connections_max ? o->connections_max : UINT32_MAX),
+        .ctx = wh_ctx_create(wh_ctx_background()),
+        .idle = wh_ctx_create(wh_ctx_background()),
+        .reserve = open_reserve(),
+        .stats = o->stats ? o->stats : &stats,
+    };
+    memset(server.stats, 0, sizeof *server.stats);
+    int rc = server.ctx && server.idle ? 0 : -ENOMEM;
+    if (server.reserve < 0)
+        rc = -errno;
+    if (rc == 0)
+        rc = serve(&server, listener, o->drain_ns ? o->drain_ns : DRAIN_NS_DEFAULT);
+    else
+        wh_close(listener);
+    if (server.reserve >= 0)
+        close(server.reserve);
+    if (server.ctx)
+        wh_ctx_destroy(server.ctx);
+    if (server.idle)
+        wh_ctx_destroy(server.idle);
+    return rc;
+}
