@@ -44,8 +44,9 @@ void recv_buffers_finish(struct worker *w)
     w->recv_buffers = NULL;
 }
 
-void recv_buffer_completed(const struct worker *w, struct op *op)
+void recv_buffer_completed(struct worker *w, struct op *op)
 {
+    w->recv_buffers_in_use += op->res_flags & OP_HAS_BUFFER;
     op->res_flags |= (uint32_t)w->index << OP_WORKER_SHIFT;
 }
 
@@ -62,10 +63,16 @@ bool recv_buffer_take(const struct worker *w, const struct op *op, struct recv_b
     return true;
 }
 
+static void come_home(struct worker *w, unsigned number)
+{
+    wh_assert(w->recv_buffers_in_use > 0);
+    w->recv_buffers_in_use--;
+    w->engine->type->buffer_return(w->engine, number);
+}
+
 static void come_back(struct post *post, struct worker *w)
 {
-    const struct recv_slot *slot = container_of(post, struct recv_slot, post);
-    w->engine->type->buffer_return(w->engine, slot->number);
+    come_home(w, container_of(post, struct recv_slot, post)->number);
 }
 
 void recv_buffer_return(struct worker *w, struct recv_buffer *buffer)
@@ -74,7 +81,7 @@ void recv_buffer_return(struct worker *w, struct recv_buffer *buffer)
         return;
     buffer->bytes = NULL;
     if (likely(buffer->worker == w->index)) {
-        w->engine->type->buffer_return(w->engine, buffer->number);
+        come_home(w, buffer->number);
         return;
     }
     struct worker *owner = w->run->worker[buffer->worker];

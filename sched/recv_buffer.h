@@ -35,7 +35,7 @@ bool recv_buffers_have(struct worker *w);
 void recv_buffers_finish(struct worker *w);
 
 /* What the worker of the operation notes in it when it completes. */
-void recv_buffer_completed(const struct worker *w, struct op *op);
+void recv_buffer_completed(struct worker *w, struct op *op);
 
 /* The buffer that the operation has completed with. Returns false if there is none. */
 bool recv_buffer_take(const struct worker *w, const struct op *op, struct recv_buffer *ret_buffer);

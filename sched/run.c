@@ -625,6 +625,7 @@ void worker_figures(struct worker *w, wh_stats *ret_stats)
         .ring_full = ring.full,
         .ring_overflows = ring.overflows,
         .ops_in_flight = w->ops_in_flight,
+        .recv_buffers_in_use = w->recv_buffers_in_use,
         .timers_armed = w->wheel.armed + w->alarms.armed,
         .loop_turns = w->turns,
         .spins = w->spins,

@@ -40,6 +40,7 @@ typedef struct wh_stats {
     uint64_t ring_full;      /* times the submission queue was full and had to be flushed */
     uint64_t ring_overflows; /* times the completion queue overflowed; nothing is lost by it */
     uint64_t ops_in_flight;
+    uint64_t recv_buffers_in_use; /* of wh_conn's: with bytes that nobody has consumed */
     /* time */
     uint64_t timers_armed;
     uint64_t loop_turns;
