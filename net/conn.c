@@ -173,7 +173,7 @@ static int in_grow(wh_conn *conn, size_t size)
     char *in = mem_alloc(size);
     if (!in)
         return -ENOMEM;
-    if (len)
+    if (conn->in)
         memcpy(in, conn->in + conn->in_begin, len);
     in_release(conn);
     conn->in = in;
@@ -190,7 +190,7 @@ static int in_make_room(wh_conn *conn, size_t min)
         min = len + 1;
     if (conn->in_begin + min <= conn->in_size)
         return 0;
-    if (min <= conn->in_size) {
+    if (conn->in && min <= conn->in_size) {
         memmove(conn->in, conn->in + conn->in_begin, len);
         conn->in_begin = 0;
         conn->in_end = len;

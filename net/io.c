@@ -5,6 +5,10 @@
  */
 #include "sched/sched.h"
 
+#include "uring/ring.h"
+
+#include <whorl/blocking.h>
+#include <whorl/ctx.h>
 #include <whorl/io.h>
 
 #include <errno.h>
@@ -207,6 +211,84 @@ int wh_statx(wh_fd dir, const char *path, int flags, unsigned mask, struct statx
 {
     AWAIT("wh_statx", 0, .code = OP_STATX, .fd = dir, .addr = word(path), .len = mask,
           .off = word(ret_stat), .flags = (uint32_t)flags);
+}
+
+int wh_unlinkat(wh_fd dir, const char *path, int flags)
+{
+    AWAIT("wh_unlinkat", 0, .code = OP_UNLINKAT, .fd = dir, .addr = word(path),
+          .flags = (uint32_t)flags);
+}
+
+int wh_mkdirat(wh_fd dir, const char *path, mode_t mode)
+{
+    AWAIT("wh_mkdirat", 0, .code = OP_MKDIRAT, .fd = dir, .addr = word(path), .len = mode);
+}
+
+int wh_renameat(wh_fd dir, const char *path, wh_fd to_dir, const char *to_path, unsigned flags)
+{
+    AWAIT("wh_renameat", 0, .code = OP_RENAMEAT, .fd = dir, .addr = word(path),
+          .len = (uint32_t)to_dir, .off = word(to_path), .flags = flags);
+}
+
+int wh_linkat(wh_fd dir, const char *path, wh_fd to_dir, const char *to_path, int flags)
+{
+    AWAIT("wh_linkat", 0, .code = OP_LINKAT, .fd = dir, .addr = word(path), .len = (uint32_t)to_dir,
+          .off = word(to_path), .flags = (uint32_t)flags);
+}
+
+int wh_symlinkat(const char *target, wh_fd dir, const char *path)
+{
+    AWAIT("wh_symlinkat", 0, .code = OP_SYMLINKAT, .fd = dir, .addr = word(target),
+          .off = word(path));
+}
+
+static int set_length(int fd, int64_t len)
+{
+    return ftruncate(fd, len) < 0 ? -errno : 0;
+}
+
+/* In a shield: a call that went on without us might find another file under the number. */
+COLD static int set_length_elsewhere(wh_fd fd, int64_t len)
+{
+    intptr_t result = 0;
+    int rc = 0;
+    WH_SHIELD
+    {
+        rc = wh_blocking(&result, set_length, fd, len);
+    }
+    return rc < 0 ? rc : (int)result;
+}
+
+int wh_ftruncate(wh_fd fd, int64_t len)
+{
+    if (len < 0)
+        return -EINVAL;
+    wh_coro *self = enter("wh_ftruncate");
+    struct caps caps;
+    ring_caps(self->worker->engine, &caps);
+    if (unlikely(!caps.ftruncate)) {
+        int rc = ended(self);
+        if (rc < 0)
+            return leave(self, refuse(self, rc));
+        leave(self, 0);
+        return set_length_elsewhere(fd, len);
+    }
+    self->op = (struct op){.code = OP_FTRUNCATE, .fd = fd, .off = (uint64_t)len};
+    return op_await(self, 0);
+}
+
+int wh_fallocate(wh_fd fd, int mode, int64_t offset, int64_t len)
+{
+    AWAIT("wh_fallocate", 0, .code = OP_FALLOCATE, .fd = fd, .off = (uint64_t)offset,
+          .addr = (uint64_t)len, .len = (uint32_t)mode);
+}
+
+int wh_fadvise(wh_fd fd, int64_t offset, int64_t len, int advice)
+{
+    if (len < 0)
+        return -EINVAL;
+    AWAIT("wh_fadvise", 0, .code = OP_FADVISE, .fd = fd, .off = (uint64_t)offset,
+          .len = (uint32_t)(len < UINT32_MAX ? len : UINT32_MAX), .flags = (uint32_t)advice);
 }
 
 int wh_poll(wh_fd fd, short events)

@@ -317,7 +317,7 @@ static void drain(struct server *server, int64_t drain_ns)
 
 static int serve(struct server *server, wh_fd listener, int64_t drain_ns)
 {
-    struct acceptor acceptors[ACCEPTORS_MAX];
+    struct acceptor acceptors[ACCEPTORS_MAX] = {{0}};
     unsigned acceptors_count;
     int rc = start_all(server, acceptors, &acceptors_count, listener);
     rc = join_all(acceptors, acceptors_count, rc);

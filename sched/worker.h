@@ -148,7 +148,7 @@ struct worker {
     uint64_t ops_in_flight;
     struct recv_buffers *recv_buffers; /* or NULL */
     uint32_t recv_buffers_in_use;
-    bool no_recv_buffers;              /* they cannot be had */
+    bool no_recv_buffers; /* they cannot be had */
     struct slab slab;
     uint32_t id_first;     /* coroutines started here are numbered from here on... */
     uint32_t id_step;      /* ...in steps of this */

@@ -21,6 +21,7 @@
     X(cqe_skip, "cqe_skip")           /* a successful cancel needs no completion           5.17 */ \
     X(no_iowait, "no_iowait")         /* a sleeping ring does not show as I/O wait         6.15 */ \
     X(waitid, "waitid")               /* waits for a child in the ring                     6.7 */  \
+    X(ftruncate, "ftruncate")         /* sets a file's length in the ring                  6.9 */  \
     X(msg_sync, "msg_sync")           /* a message that wakes a ring, from any thread      6.13 */ \
     X(buffer_ring, "buffer_ring")     /* buffers that the kernel picks, in shared memory   5.19 */ \
     X(guard, "guard")                 /* guard regions without mappings (stacks)           6.13 */

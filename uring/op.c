@@ -9,7 +9,7 @@
 #include <sys/wait.h>
 
 /* clang-format off */
-/*                         name         opcode                fd     on -EAGAIN  flags  options entry */
+/*                  name, opcode, takes an fd, waits on -EAGAIN for, flags, options, entry */
 const struct op_row op_table[OP_CODES] = {
     [OP_READ] =      {"read",      IORING_OP_READ,         true,  POLLIN, 0, 0, 0},
     [OP_WRITE] =     {"write",     IORING_OP_WRITE,        true,  POLLOUT, 0, 0, 0},
@@ -27,9 +27,19 @@ const struct op_row op_table[OP_CODES] = {
     [OP_FSYNC] =     {"fsync",     IORING_OP_FSYNC,        true,  0, 0, 0, 0},
     [OP_FDATASYNC] = {"fdatasync", IORING_OP_FSYNC,        true,  0, IORING_FSYNC_DATASYNC, 0, 0},
     [OP_STATX] =     {"statx",     IORING_OP_STATX,        false, 0, 0, 0, 0},
+    [OP_UNLINKAT] =  {"unlinkat",  IORING_OP_UNLINKAT,     false, 0, 0, 0, 0},
+    [OP_MKDIRAT] =   {"mkdirat",   IORING_OP_MKDIRAT,      false, 0, 0, 0, 0},
+    /* len is the other directory, off the other path. */
+    [OP_RENAMEAT] =  {"renameat",  IORING_OP_RENAMEAT,     false, 0, 0, 0, 0},
+    [OP_LINKAT] =    {"linkat",    IORING_OP_LINKAT,       false, 0, 0, 0, 0},
+    [OP_SYMLINKAT] = {"symlinkat", IORING_OP_SYMLINKAT,    false, 0, 0, 0, 0},
+    [OP_FTRUNCATE] = {"ftruncate", IORING_OP_FTRUNCATE,    true,  0, 0, 0, 0},
+    /* addr is the length, len the mode. */
+    [OP_FALLOCATE] = {"fallocate", IORING_OP_FALLOCATE,    true,  0, 0, 0, 0},
+    [OP_FADVISE] =   {"fadvise",   IORING_OP_FADVISE,      true,  0, 0, 0, 0},
     [OP_POLL] =      {"poll",      IORING_OP_POLL_ADD,     true,  0, 0, 0, 0},
     /* len 0: as much as the buffer holds. */
-    [OP_RECV_BUFFER] = {"recv",    IORING_OP_RECV,         true,  POLLIN, 0, 0, IOSQE_BUFFER_SELECT},
+    [OP_RECV_BUFFER] = {"recv",    IORING_OP_RECV,     true,  POLLIN, 0, 0, IOSQE_BUFFER_SELECT},
     /* Of a child by its pidfd: len is P_PIDFD, off a siginfo_t's address. */
     [OP_WAITID] =    {"waitid",    IORING_OP_WAITID,       true,  0, 0, WEXITED, 0},
 };

@@ -461,6 +461,7 @@ static void probe_features(struct ring *r)
     caps->no_iowait = (uring->features & IORING_FEAT_NO_IOWAIT) && !caps_masked("no_iowait");
     caps->buffer_ring = !caps_masked("buffer_ring"); /* whether it works shows when it is tried */
     caps->waitid = !caps_masked("waitid") && knows(uring, IORING_OP_WAITID);
+    caps->ftruncate = !caps_masked("ftruncate") && knows(uring, IORING_OP_FTRUNCATE);
     caps->ring_fd = !caps_masked("ring_fd") && io_uring_register_ring_fd(uring) == 1;
 
     /* Choosing the clock and absolute timeouts came together. struct io_uring_clock_register is the

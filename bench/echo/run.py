@@ -484,7 +484,8 @@ def choose(args):
         known[name] = shlex.split(command.replace('BUILD', args.build))
         added.append(name)
     chosen = {}
-    for name in list(args.only or (SEVERAL if args.workers > 1 else DEFAULT)) + [a for a in added if a not in (args.only or [])]:
+    wanted = list(args.only or (SEVERAL if args.workers > 1 else DEFAULT))
+    for name in wanted + [a for a in added if a not in wanted]:
         if name not in known:
             sys.exit(f"run.py: no server '{name}'; there are: {' '.join(known)}")
         if os.access(known[name][0], os.X_OK):

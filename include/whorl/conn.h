@@ -33,6 +33,8 @@
 
 WH_BEGIN_DECLS
 
+/* A stream; a handle, made by wh_conn_create() or wh_conn_wrap() and the caller's until it is
+ * closed or abandoned. */
 typedef struct wh_conn wh_conn;
 
 /*
@@ -50,6 +52,7 @@ typedef struct wh_conn_ops {
     int (*close)(void *self);
 } wh_conn_ops;
 
+/* What went through a stream until now. */
 typedef struct wh_conn_stats {
     uint64_t bytes_in, bytes_out;
     uint64_t reads, writes; /* calls that received, or sent, something */
@@ -146,6 +149,8 @@ WH_API void wh_conn_set_timeouts(wh_conn *conn, int64_t read_ns, int64_t write_n
 /* The descriptor, borrowed, or -1. */
 WH_API wh_fd wh_conn_fd(const wh_conn *conn);
 
+/* Copies the stream's figures. Those that another coroutine's call is just counting may be missing.
+ */
 WH_API void wh_conn_stats_get(const wh_conn *conn, wh_conn_stats *ret_stats);
 
 WH_END_DECLS

@@ -91,6 +91,25 @@ WH_API int wh_fdatasync(wh_fd fd);
 WH_API int wh_statx(wh_fd dir, const char *path, int flags, unsigned mask, struct statx *ret_stat);
 
 /*
+ * unlinkat(2), mkdirat(2), renameat2(2), linkat(2), symlinkat(2): a relative path starts from the
+ * directory, or with AT_FDCWD from the current one. What is cancelled before the kernel has begun
+ * it is not done; what it has begun is, and the call says so.
+ */
+WH_API int wh_unlinkat(wh_fd dir, const char *path, int flags);
+WH_API int wh_mkdirat(wh_fd dir, const char *path, mode_t mode);
+WH_API int wh_renameat(wh_fd dir, const char *path, wh_fd to_dir, const char *to_path,
+                       unsigned flags);
+WH_API int wh_linkat(wh_fd dir, const char *path, wh_fd to_dir, const char *to_path, int flags);
+WH_API int wh_symlinkat(const char *target, wh_fd dir, const char *path);
+
+/* ftruncate(2), fallocate(2), posix_fadvise(2) (len 0: to the end; at most 4 GiB less a byte, which
+ * is advice for more). Where the ring cannot set a file's length (before Linux 6.9) that is done on
+ * a thread of wh_blocking(). */
+WH_API int wh_ftruncate(wh_fd fd, int64_t len);
+WH_API int wh_fallocate(wh_fd fd, int mode, int64_t offset, int64_t len);
+WH_API int wh_fadvise(wh_fd fd, int64_t offset, int64_t len, int advice);
+
+/*
  * Waits until fd is ready for one of the poll(2) events (POLLIN, POLLOUT...). Returns the events
  * that hold, which may include POLLERR, POLLHUP and POLLRDHUP unasked.
  */

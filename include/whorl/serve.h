@@ -48,6 +48,8 @@ typedef struct wh_client {
     void *arg;     /* as given to wh_serve() */
 } wh_client;
 
+/* Serves one connection, in a coroutine of its own, and returns when it is done with it. May park.
+ */
 typedef void (*wh_serve_handler)(const wh_client *client);
 
 /* What a server has done, and does. Written while it serves, for any thread to read. */

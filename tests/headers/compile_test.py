@@ -25,8 +25,9 @@ CXX_WARNINGS = ['-Wold-style-cast', '-Wzero-as-null-pointer-constant']
 FLOOR = {'gcc': 12, 'clang': 14}
 
 PARTS = ['whorl.h'] + ['whorl/' + name + '.h' for name in
-                       ('chan', 'coro', 'ctx', 'group', 'io', 'net', 'process', 'run', 'select',
-                        'signal', 'stats', 'sync', 'time', 'timer', 'types')]
+                       ('blocking', 'chan', 'conn', 'coro', 'ctx', 'group', 'io', 'net',
+                        'process', 'run', 'runtime', 'select', 'serve', 'signal', 'stats', 'sync',
+                        'time', 'timer', 'types')]
 
 # The program that the design and the README open with.
 ECHO = '''

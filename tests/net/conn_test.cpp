@@ -3,6 +3,7 @@
  */
 #include "tests/base/child.hpp"
 #include "tests/net/peers.hpp"
+#include "tests/sched/on_workers.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
@@ -321,8 +322,7 @@ TEST_CASE("conn: a second reader aborts")
             FdPair pair = socket_pair();
             Conn conn(std::move(pair.a));
             wh_coro *other = spawn([&] { (void)conn.peek(1); });
-            while (__atomic_load_n(&other->state, __ATOMIC_ACQUIRE) != CORO_PARKED)
-                wh_yield();
+            until_parked(other);
             (void)conn.peek(1);
         });
     });
@@ -366,7 +366,7 @@ TEST_CASE("conn: streams that wait hold no buffer, and there is always enough")
         while (waiting < COUNT)
             wh_yield();
         CHECK(right == COUNT);
-        if (has_cap("buffer_ring") && workers_here() == 1)
+        if (has_cap("buffer_ring") && wh_workers() == 1)
             CHECK(buffers_in_use() == RECV_BUFFERS); /* and the others have memory of their own */
         wh_event_set(&go_on);
         for (FdPair &pair : pairs)
@@ -464,8 +464,7 @@ TEST_CASE("conn: a cancelled reader returns, and what came before is there for t
         put(pair.b, "ab");
         std::string said;
         wh_coro *reader = spawn([&] { said = conn.line(); });
-        while (__atomic_load_n(&reader->state, __ATOMIC_ACQUIRE) != CORO_PARKED)
-            wh_yield();
+        until_parked(reader);
         wh_cancel(reader);
         join(reader);
         CHECK(said == std::to_string(-ECANCELED));

@@ -438,3 +438,116 @@ TEST_CASE("io: opening a FIFO does not wait for its other end")
     });
     CHECK(fds_open() == fds);
 }
+
+/* ---- Directories, and the size of files ---- */
+
+TEST_CASE("io: names are made, moved and removed as by their namesakes")
+{
+    Folder folder;
+    in_run([&] {
+        Fd dir(open(folder.path(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        int rc = wh_mkdirat(dir, "sub", 0700);
+        CHECK(rc == 0);
+        rc = wh_mkdirat(dir, "sub", 0700);
+        CHECK(rc == -EEXIST);
+        Fd sub(wh_openat(dir, "sub", O_RDONLY | O_DIRECTORY, 0));
+        CHECK(sub >= 0);
+        Fd file(wh_openat(dir, "a", O_RDWR | O_CREAT, 0600));
+        ssize_t n = wh_write(file, "text", 4);
+        CHECK(n == 4);
+
+        rc = wh_linkat(dir, "a", sub, "linked", 0);
+        CHECK(rc == 0);
+        CHECK(contents(folder / "sub/linked") == "text");
+        rc = wh_symlinkat("linked", sub, "symbolic");
+        CHECK(rc == 0);
+        CHECK(contents(folder / "sub/symbolic") == "text");
+        rc = wh_symlinkat("linked", sub, "symbolic");
+        CHECK(rc == -EEXIST);
+
+        rc = wh_renameat(dir, "a", sub, "b", 0);
+        CHECK(rc == 0);
+        CHECK(access((folder / "a").c_str(), F_OK) < 0);
+        CHECK(contents(folder / "sub/b") == "text");
+        rc = wh_renameat(sub, "b", sub, "linked", RENAME_NOREPLACE);
+        CHECK(rc == -EEXIST);
+        rc = wh_renameat(dir, "missing", sub, "b", 0);
+        CHECK(rc == -ENOENT);
+        rc = wh_linkat(dir, "missing", sub, "c", 0);
+        CHECK(rc == -ENOENT);
+
+        rc = wh_unlinkat(dir, "sub", 0);
+        CHECK(rc == -EISDIR);
+        rc = wh_unlinkat(dir, "sub", AT_REMOVEDIR);
+        CHECK(rc == -ENOTEMPTY);
+        for (const char *name : {"b", "linked", "symbolic"}) {
+            rc = wh_unlinkat(sub, name, 0);
+            CHECK(rc == 0);
+        }
+        rc = wh_unlinkat(sub, "b", 0);
+        CHECK(rc == -ENOENT);
+        rc = wh_unlinkat(dir, "sub", AT_REMOVEDIR);
+        CHECK(rc == 0);
+
+        WH_WITH_CANCEL(ctx)
+        {
+            wh_ctx_cancel(ctx, 0);
+            rc = wh_mkdirat(dir, "never", 0700);
+        }
+        CHECK(rc == -ECANCELED);
+        CHECK(access((folder / "never").c_str(), F_OK) < 0);
+    });
+}
+
+TEST_CASE("io: a file is cut, lengthened and given room as by its namesakes")
+{
+    Folder folder;
+    const std::string path = folder / "file";
+    in_run([&] {
+        Fd file(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+        struct stat status;
+        ssize_t n = wh_write(file, "0123456789", 10);
+        CHECK(n == 10);
+        int rc = wh_ftruncate(file, 4);
+        CHECK(rc == 0);
+        CHECK(contents(path) == "0123");
+        rc = wh_ftruncate(file, 6);
+        CHECK(rc == 0);
+        CHECK(contents(path) == std::string("0123\0\0", 6));
+        rc = wh_ftruncate(file, -1);
+        CHECK(rc == -EINVAL);
+        Fd reading(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+        rc = wh_ftruncate(reading, 0);
+        CHECK(rc == -EINVAL);
+        rc = wh_ftruncate(9999, 0);
+        CHECK(rc == -EBADF);
+        WH_WITH_CANCEL(ctx)
+        {
+            wh_ctx_cancel(ctx, 0);
+            rc = wh_ftruncate(file, 0);
+        }
+        CHECK(rc == -ECANCELED);
+        CHECK(fstat(file, &status) == 0);
+        CHECK(status.st_size == 6);
+
+        rc = wh_fallocate(file, 0, 0, 10000);
+        const int same =
+            fallocate(file, 0, 0, 10000) < 0 ? -errno : 0; /* not on every file system */
+        CHECK(rc == same);
+        CHECK(fstat(file, &status) == 0);
+        CHECK(status.st_size == (same ? 6 : 10000));
+        rc = wh_fallocate(file, 0, 0, 0);
+        CHECK(rc == -EINVAL);
+        rc = wh_fallocate(reading, 0, 0, 10);
+        CHECK(rc == -EBADF);
+
+        rc = wh_fadvise(file, 0, 0, POSIX_FADV_SEQUENTIAL);
+        CHECK(rc == 0);
+        rc = wh_fadvise(file, 0, INT64_MAX, POSIX_FADV_DONTNEED);
+        CHECK(rc == 0);
+        rc = wh_fadvise(file, 0, -1, POSIX_FADV_NORMAL);
+        CHECK(rc == -EINVAL);
+        rc = wh_fadvise(file, 0, 0, 1000);
+        CHECK(rc == -EINVAL);
+    });
+}
