@@ -41,6 +41,8 @@ static const struct bench *const benches[] = {
     &sleep_arm_cancel,
     &deadline_scope,
     &recv_deadline_pingpong,
+    &conn_pingpong,
+    &conn_idle,
     &blocking_call,
     &hog_gap,
     &checkpoint,
