@@ -39,7 +39,7 @@ const struct op_row op_table[OP_CODES] = {
     [OP_FADVISE] =   {"fadvise",   IORING_OP_FADVISE,      true,  0, 0, 0, 0},
     [OP_POLL] =      {"poll",      IORING_OP_POLL_ADD,     true,  0, 0, 0, 0},
     /* len 0: as much as the buffer holds. */
-    [OP_RECV_BUFFER] = {"recv",    IORING_OP_RECV,     true,  POLLIN, 0, 0, IOSQE_BUFFER_SELECT},
+    [OP_RECV_BUFFER] = {"recv_buffer", IORING_OP_RECV, true,  POLLIN, 0, 0, IOSQE_BUFFER_SELECT},
     /* Of a child by its pidfd: len is P_PIDFD, off a siginfo_t's address. */
     [OP_WAITID] =    {"waitid",    IORING_OP_WAITID,       true,  0, 0, WEXITED, 0},
 };

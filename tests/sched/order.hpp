@@ -78,7 +78,7 @@ inline std::vector<Order> all_orders(const std::vector<int> &events, size_t paus
                 orders.push_back({chosen, pauses});
         } while (std::next_permutation(chosen.begin(), chosen.end()));
     }
-    return orders;
+    return sampled(orders);
 }
 
 /* Makes the waiter's deadline one that has passed, as if time had. */

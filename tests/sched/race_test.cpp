@@ -554,7 +554,7 @@ TEST_CASE("race: recv against data, end, deadline, cancel and close in every ord
 {
     for (int flags : {0, static_cast<int>(SOCK_NONBLOCK)}) {
         int count = race::all<Recv>({DATA, FIN, DEADLINE, CANCEL, CLOSE}, flags);
-        CHECK(count == 3165);
+        CHECK(count == sampled(3165));
     }
 }
 

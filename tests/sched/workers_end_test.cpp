@@ -453,42 +453,48 @@ TEST_CASE("workers: one that sleeps without limit is told of the stacks that oth
     in_run([] {
         struct run *run = worker_tls->run;
         wh_event leave = {};
-        const auto others_quiet = [run] {
-            bool quiet = true;
-            for (uint32_t i = 1; i < wh_workers(); i++)
-                /* seq_cst: pairs with the store in worker_may_sleep() */
-                quiet = quiet && __atomic_load_n(&run->worker[i]->quiet, __ATOMIC_SEQ_CST);
-            return quiet;
+        const auto is_quiet = [run](uint32_t i) {
+            /* seq_cst: pairs with the store in worker_may_sleep() */
+            return __atomic_load_n(&run->worker[i]->quiet, __ATOMIC_SEQ_CST);
         };
-        std::atomic<unsigned> here{0}, elsewhere{0}, returned{0};
-        std::vector<wh_coro *> coros;
-        wh_spawn_options options = {};
-        options.migrate = true;
-        /* Until one that began elsewhere ends here, while all others sleep for ever. */
-        for (int round = 0; round < 100 && !returned; round++) {
-            here = elsewhere = 0;
-            for (int i = 0; i < 100; i++)
-                coros.push_back(spawn(
+        std::atomic<bool> moved{false};
+        std::atomic<unsigned> home{1};
+        wh_spawn_options migrates = {};
+        migrates.migrate = true;
+        wh_coro *mover = nullptr;
+        /* One that begins on another worker, whose its stack is... */
+        for (int round = 0; home == 1 && round < 1000; round++) {
+            if (mover) {
+                wh_cancel(mover);
+                join(mover);
+            }
+            join(on(2, [&] {
+                mover = spawn(
                     [&] {
-                        const unsigned home = wh_worker(); /* of its stack, too */
-                        (home == 1 ? here : elsewhere)++;
-                        wh_event_wait(&leave);
-                        if (home == 1 || wh_worker() != 1 || returned++)
+                        home = wh_worker();
+                        if (wh_event_wait(&leave) < 0)
                             return;
-                        while (!others_quiet())
+                        moved = true;
+                        while (!is_quiet(home - 1)) /* ...and ends elsewhere, while that sleeps */
                             ;
                     },
-                    &options));
-            for (wh_coro *coro : coros)
-                until_parked(coro);
-            until(others_quiet);
-            wh_event_set(&leave);
-            for (wh_coro *coro : coros)
-                join(coro);
-            coros.clear();
-            wh_event_reset(&leave);
+                    &migrates);
+                until_parked(mover);
+            }));
         }
-        CHECK(returned > 0);
+        CHECK(home != 1);
+        if (home == 1)
+            return;
+        /* It is woken there, by one that keeps that worker busy until somebody has taken it. */
+        wh_coro *holder = on(home, [&] {
+            wh_event_set(&leave);
+            while (!moved)
+                ;
+        });
+        while (!moved)
+            wh_sleep(50 * WH_MICROSECOND); /* between two of them this worker looks for work */
+        join(holder);
+        join(mover);
         wh_stats stats;
         const int64_t since_ns = wh_now();
         until([&] { /* without a sleep: one who gets up might look for work, and wake others */
