@@ -22,14 +22,15 @@
 #include <whorl/time.h>
 
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #define DRAIN_NS_DEFAULT (10 * WH_SECOND)
 #define PAUSE_NS         (100 * WH_MILLISECOND)
+#define SHED_NS          WH_MILLISECOND
 
 enum { ACCEPTORS_MAX = 64 };
 
@@ -102,19 +103,24 @@ static bool is_end(int error)
 
 static int open_reserve(void)
 {
-    return open("/dev/null", O_RDONLY | O_CLOEXEC);
+    return eventfd(0, EFD_CLOEXEC);
 }
 
-/* Tells one newcomer that there is no room, by closing its connection. */
+/* Tells one newcomer that there is no room, by closing its connection. The kernel looks for a
+ * descriptor before it looks for a newcomer, so there may be none: it is not waited for. */
 static void shed(struct server *server, wh_fd listener)
 {
     int reserve = __atomic_exchange_n(&server->reserve, -1, __ATOMIC_RELAXED);
     if (reserve < 0)
         return; /* another acceptor is at it, or it could not be had again */
     close(reserve);
-    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    wh_fd fd = -1;
+    WH_WITH_TIMEOUT(SHED_NS)
+    {
+        fd = wh_accept(listener);
+    }
     if (fd >= 0) {
-        close(fd);
+        wh_close(fd);
         count(&server->stats->shed, 1);
     }
     __atomic_store_n(&server->reserve, open_reserve(), __ATOMIC_RELAXED);
