@@ -335,7 +335,7 @@ static int serve(struct server *server, wh_fd listener, int64_t drain_ns)
 int wh_serve(wh_fd listener, wh_serve_handler handler, void *arg, const wh_serve_options *options)
 {
     if (listener < 0)
-        return -EBADF;
+        return listener == -1 ? -EBADF : listener;
     const wh_serve_options none = {0};
     const wh_serve_options *o = options ? options : &none;
     wh_serve_stats stats;

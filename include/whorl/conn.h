@@ -102,9 +102,11 @@ WH_API ssize_t wh_conn_peek(wh_conn *conn, size_t min, const char **ret_bytes) W
 
 /*
  * Waits until the delimiter (1 to 64 bytes) is there, and returns how many bytes there are up to
- * its end, which are at *ret_bytes as for wh_conn_peek(). 0 at the end of the stream; or -EMSGSIZE
- * it is not among the first `max` bytes (1 to 1 GiB) -ENODATA    the stream has ended, and the
- * delimiter is not in what is left -ENOMEM, -EINVAL   as above
+ * its end, which are at *ret_bytes as for wh_conn_peek(). Returns 0 at the end of the stream; or
+ *
+ *   -EMSGSIZE   it is not among the first `max` bytes (1 to 1 GiB)
+ *   -ENODATA    the stream has ended, and it is not in what is left
+ *   -ENOMEM, -EINVAL   as above
  */
 WH_API ssize_t wh_conn_peek_until(wh_conn *conn, const void *delimiter, size_t delimiter_len,
                                   size_t max, const char **ret_bytes) WH_MUST_CHECK;

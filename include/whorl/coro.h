@@ -120,8 +120,8 @@ WH_API int wh_checkpoint_(void);
 
 /*
  * For loops that compute for long: lets others run when the calling coroutine has kept its worker
- * for about half of wh_options.hog_ns, and else costs a load and a branch. Parks as wh_yield()
- * does. Returns 0, or, when it has let others run, as a waiting call would have
+ * for about wh_options.hog_ns, and else costs a load and a branch. Parks as wh_yield() does.
+ * Returns 0, or, when it has let others run, as a waiting call would have
  *   -ECANCELED, -ETIMEDOUT   the coroutine was cancelled, or its deadline has passed
  * so that a loop can end with `if (wh_checkpoint() < 0) break;`. Does nothing outside of a run, and
  * without a watchdog (hog_ns -1).

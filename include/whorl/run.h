@@ -63,8 +63,9 @@ typedef struct wh_options {
  * avoid that. For those that do it nevertheless a run has a watchdog, a thread that looks at the
  * workers every hog_ns / 2 while any of them has something to do. When it finds a hog,
  *
- *   - it names it on standard error, once, with the calls that it is in (at most a line a second),
- *     and counts it (wh_stats.hogs, wh_site.hogs);
+ *   - it names it on standard error, once, with the calls that it is in (at most a line a second;
+ *     as addresses where the program has no names for them: addr2line -f -e PROGRAM 0x1684), and
+ *     counts it (wh_stats.hogs, wh_site.hogs);
  *   - it sends the worker's thread the signal, again and again as long as there may be something to
  *     do. The handler runs on an alternate stack, in the middle of the hog's code. It takes what
  *     the ring, the timers and the other workers have brought, and puts the coroutines that are

@@ -4,23 +4,38 @@
  *     static void greet(const wh_client *client)
  *     {
  *         const char *line;
- *         ssize_t len = -1;
- *         do {
- *             WH_WITH_CTX(client->idle)                 nothing is half done here: the end may come
- *             {
+ *         for (;;) {
+ *             ssize_t len = 0;
+ *             WH_WITH_CTX(client->idle)             until a request begins the server may end
+ *                 len = wh_conn_peek(client->conn, 1, &line);
+ *             if (len > 0)
  *                 len = wh_conn_peek_until(client->conn, "\n", 1, 1000, &line);
- *             }
- *             if (len > 0) {
- *                 wh_conn_printf(client->conn, "hello, %.*s", (int)len, line);
- *                 wh_conn_consume(client->conn, (size_t)len);
- *             }
- *         } while (len > 0 && wh_conn_flush(client->conn) == 0);
+ *             if (len <= 0)
+ *                 break;
+ *             wh_conn_printf(client->conn, "hello, %.*s", (int)len, line);
+ *             wh_conn_consume(client->conn, (size_t)len);
+ *             if (wh_conn_flush(client->conn) < 0)
+ *                 break;
+ *         }
  *     }
  *
- *     wh_fd listener = wh_listen_tcp("127.0.0.1:7000", &(wh_listen_options){.reuseport = 1});
- *     WH_WITH_CTX(until_a_signal)
+ *     static int app(void *arg)
  *     {
- *         rc = wh_serve(listener, greet, NULL, NULL);   returns when all clients have gone
+ *         wh_coro *server;
+ *         intptr_t why = 0;
+ *         WH_CHAN(int) stop = wh_chan_create(int, 1);
+ *         int rc = wh_signal_notify(stop, SIGTERM);
+ *         if (rc == 0)
+ *             rc = wh_spawn(&server, NULL, wh_serve, wh_listen_tcp("127.0.0.1:7000", NULL), greet,
+ *                           NULL, NULL);
+ *         if (rc == 0) {
+ *             wh_select(WH_RECV(stop, NULL), WH_JOINABLE(server));
+ *             wh_cancel(server);                    begins the end, if it has not ended
+ *             wh_join(server, &why);                -ECANCELED, or what was wrong
+ *         }
+ *         wh_signal_stop(stop);
+ *         wh_chan_unref(stop);
+ *         return rc;
  *     }
  *
  * The end in good order (drain), when the context of wh_serve() ends:
@@ -78,8 +93,10 @@ typedef struct wh_serve_options {
  * Serves the listener: handler(client) runs in a coroutine for each connection, on any worker; and
  * returns when the ambient context has ended, or accepting has become impossible, and all handlers
  * have returned. A TCP listener with SO_REUSEPORT (wh_listen_options.reuseport) is joined by one
- * more on the same address for each other worker, and the kernel spreads the connections. The
- * listener is closed in any case.
+ * more on the same address for each other worker, and the kernel spreads the connections. (A second
+ * server on that address, of the same user, then takes a share of them instead of being refused.)
+ * The listener is closed in any case. A negative one is the result, so that what wh_listen_tcp()
+ * returns needs no look in between; -1 is -EBADF.
  *
  * Without a free descriptor a newcomer is accepted on one held in reserve and closed at once, so
  * that it sees an end and does not hang; then accepting pauses until a connection has ended, a

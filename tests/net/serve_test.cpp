@@ -339,6 +339,8 @@ TEST_CASE("serve: where one cannot accept it ends with the reason, and the descr
         const int fds = fds_open();
         int rc = wh_serve(-1, stay, nullptr, nullptr);
         CHECK(rc == -EBADF);
+        rc = wh_serve(wh_listen_tcp("nowhere", nullptr), stay, nullptr, nullptr);
+        CHECK(rc == -EINVAL);
         FdPair pair = socket_pair();
         rc = wh_serve(pair.a.release(), stay, nullptr, nullptr);
         CHECK(rc == -EINVAL);
