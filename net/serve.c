@@ -32,7 +32,12 @@
 #define PAUSE_NS         (100 * WH_MILLISECOND)
 #define SHED_NS          WH_MILLISECOND
 
-enum { ACCEPTORS_MAX = 64 };
+enum {
+    ACCEPTORS_MAX = 64,
+    /* of server->reserve, where there is no descriptor */
+    RESERVE_LOST = -1,
+    RESERVE_LENT = -2,
+};
 
 struct server {
     wh_serve_handler handler;
@@ -103,15 +108,29 @@ static bool is_end(int error)
 
 static int open_reserve(void)
 {
-    return eventfd(0, EFD_CLOEXEC);
+    return eventfd(0, EFD_CLOEXEC); /* -1: RESERVE_LOST */
+}
+
+static bool take_reserve(struct server *server, int reserve)
+{
+    return __atomic_compare_exchange_n(&server->reserve, &reserve, RESERVE_LENT, false,
+                                       __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+
+/* Somebody else was given its number when it was lent. */
+static void renew_reserve(struct server *server)
+{
+    if (unlikely(__atomic_load_n(&server->reserve, __ATOMIC_RELAXED) == RESERVE_LOST) &&
+        take_reserve(server, RESERVE_LOST))
+        __atomic_store_n(&server->reserve, open_reserve(), __ATOMIC_RELAXED);
 }
 
 /* Tells one newcomer that there is no room, by closing its connection. The kernel looks for a
  * descriptor before it looks for a newcomer, so there may be none: it is not waited for. */
 static void shed(struct server *server, wh_fd listener)
 {
-    int reserve = __atomic_exchange_n(&server->reserve, -1, __ATOMIC_RELAXED);
-    if (reserve < 0)
+    int reserve = __atomic_load_n(&server->reserve, __ATOMIC_RELAXED);
+    if (reserve < 0 || !take_reserve(server, reserve))
         return; /* another acceptor is at it, or it could not be had again */
     close(reserve);
     wh_fd fd = -1;
@@ -183,6 +202,7 @@ static int accept_all(struct acceptor *acceptor)
         wh_fd fd = wh_accept(acceptor->listener);
         if (likely(fd >= 0)) {
             rc = admit(server, fd);
+            renew_reserve(server);
         } else {
             wh_sem_release(&server->slots, 1);
             if (is_end(fd))
@@ -191,6 +211,7 @@ static int accept_all(struct acceptor *acceptor)
                 if (fd == -EMFILE || fd == -ENFILE)
                     shed(server, acceptor->listener);
                 rc = pause_accepting(server);
+                renew_reserve(server);
             }
         }
         if (rc < 0)

@@ -351,7 +351,8 @@ COLD static void begin_end(struct worker *w)
     w->ending = true;
     if (grace_ns < 0)
         w->grace_end_ns = 0;
-    else if (__builtin_add_overflow(w->now_ns, grace_ns, &w->grace_end_ns))
+    else if (__builtin_add_overflow(clock_now(), grace_ns,
+                                    &w->grace_end_ns)) /* the turn was long */
         w->grace_end_ns = INT64_MAX;
     cancel_all(w);
 }
@@ -360,7 +361,9 @@ COLD static void begin_end(struct worker *w)
 static bool over(struct worker *w)
 {
     struct run *run = w->run;
-    if (likely(!__atomic_load_n(&run->ending, __ATOMIC_RELAXED)))
+    /* acquire: pairs with the store in run_end(); what was started before is seen by cancel_all()
+     */
+    if (likely(!__atomic_load_n(&run->ending, __ATOMIC_ACQUIRE)))
         return false;
     if (!w->ending)
         begin_end(w);
@@ -437,7 +440,8 @@ void loop_drive(struct worker *w)
 {
     struct op_list done = {NULL, NULL};
     wh_assert(in_handler(w));
-    if (__atomic_load_n(&w->run->ending, __ATOMIC_RELAXED) && !w->ending)
+    /* acquire: pairs with the store in run_end() */
+    if (__atomic_load_n(&w->run->ending, __ATOMIC_ACQUIRE) && !w->ending)
         begin_end(w); /* what was started here may be parked elsewhere, and is to be told */
     engine_wait(w->engine, 0, &done);
     w->now_ns = clock_now(); /* not by w->clock: the user's code may be reading it */

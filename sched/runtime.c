@@ -89,7 +89,8 @@ void wh_runtime_release(wh_runtime *runtime)
     (void)self;
     pthread_mutex_lock(&runtime->mutex);
     struct run *run = runtime->run;
-    if (run && __atomic_sub_fetch(&run->outside, 1, __ATOMIC_RELAXED) == 0)
+    /* seq_cst: pairs with the load in others_barren(): this, then a look whether it sleeps */
+    if (run && __atomic_sub_fetch(&run->outside, 1, __ATOMIC_SEQ_CST) == 0)
         worker_notify(run->worker[0]); /* if all sleep, nobody could wake them any more */
     pthread_mutex_unlock(&runtime->mutex);
     unref(runtime);

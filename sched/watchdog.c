@@ -191,9 +191,9 @@ static bool is_ours(const siginfo_t *info)
 /* Whether the worker, whose thread this is, is where the watchdog has seen it. */
 static bool is_hogged(const struct worker *w)
 {
-    /* acquire: pairs with the release in look() */
+    /* acquire: pairs with the release in look(), and with that in hog_begins() */
     return __atomic_load_n(&w->where, __ATOMIC_ACQUIRE) == IN_USER_STALE &&
-           __atomic_load_n(&w->watched.hogged, __ATOMIC_RELAXED);
+           __atomic_load_n(&w->watched.hogged, __ATOMIC_ACQUIRE);
 }
 
 static void on_signal(int number, siginfo_t *info, void *context)
@@ -275,10 +275,12 @@ static bool answered(const struct watched *watched)
 static void hog_begins(struct run *run, struct watched *watched)
 {
     watched->reported = false;
-    __atomic_store_n(&watched->hogged, true, __ATOMIC_RELAXED);
     __atomic_store_n(&run->watchdog.hogs, run->watchdog.hogs + 1, __ATOMIC_RELAXED);
     /* release: pairs with the acquire in look_after() */
     __atomic_store_n(&watched->hog, watched->hog + 1, __ATOMIC_RELEASE);
+    /* Last: a signal that was held back may arrive at once. release: pairs with the acquire in
+     * is_hogged() */
+    __atomic_store_n(&watched->hogged, true, __ATOMIC_RELEASE);
 }
 
 /* Has the handler look after the worker, if there may be something to do. */

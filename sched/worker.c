@@ -406,7 +406,8 @@ void search_end(struct worker *w, bool found)
 static bool others_barren(const struct worker *w)
 {
     const struct run *run = w->run;
-    if (__atomic_load_n(&run->outside, __ATOMIC_RELAXED) || run->injected)
+    /* seq_cst: pairs with the subtraction in wh_runtime_release() */
+    if (__atomic_load_n(&run->outside, __ATOMIC_SEQ_CST) || run->injected)
         return false;
     /* acquire: pairs with the release in worker_add() */
     uint32_t workers = __atomic_load_n(&run->workers, __ATOMIC_ACQUIRE);

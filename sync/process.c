@@ -64,8 +64,9 @@ struct wh_process {
 
     wh_event started;
     wh_event ended;
-    int status; /* as wait(2); the keeper's until ended is set */
-    int error;  /* the same: 0, or why it was stopped, or why there is no status */
+    int status; /* as wait(2), if it has one; the keeper's until ended is set */
+    bool has_status;
+    int error; /* the same: 0, or why it was stopped, or why there is no status */
 
     int ends[STREAMS]; /* ours of the pipes; -1: none, or taken */
     uint32_t waiting;  /* any thread, atomic: in wh_process_wait() */
@@ -139,8 +140,10 @@ static int reap(wh_process *process)
         rc = reap_in_ring(process->pidfd, &info);
     while (rc == -EAGAIN || rc == -ENOMEM || rc == -EINTR)
         rc = reap_by_poll(process->pidfd, &info);
-    if (likely(rc == 0))
+    if (likely(rc == 0)) {
         process->status = status_of(&info);
+        process->has_status = true;
+    }
     return rc;
 }
 
@@ -185,7 +188,8 @@ static void keep(wh_process *process)
                 rc = reap(process);
             } else {
                 rc = stop(process);
-                rc = rc < 0 ? rc : why;
+                bool by_itself = process->stop_signal == SIGKILL && WIFEXITED(process->status);
+                rc = rc < 0 || by_itself ? rc : why;
             }
         }
     }
@@ -341,7 +345,7 @@ int wh_process_wait(wh_process *process, int *ret_status)
         if (rc < 0)
             return rc;
     }
-    if (process->error != -ECHILD && ret_status)
+    if (process->has_status && ret_status)
         *ret_status = process->status;
     return process->error;
 }

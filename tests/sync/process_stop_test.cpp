@@ -2,6 +2,7 @@
  * process_stop_test.cpp: what stops processes: signals, contexts, the end of the run; many at once;
  * and the calls that do all in one: the sentences of whorl/process.h about that.
  */
+#include "tests/sched/on_workers.hpp"
 #include "tests/sync/process.hpp"
 
 #include <thread>
@@ -303,8 +304,7 @@ TEST_CASE("process: destroying one that is being waited for aborts")
         return in_run([] {
             wh_process *process = nullptr;
             CHILD_REQUIRE(wh_process_spawn(&process, CAT, &PIPES) == 0);
-            start([&] { (void)wh_process_wait(process, nullptr); });
-            wh_yield();
+            until_parked(spawn([&] { (void)wh_process_wait(process, nullptr); }));
             wh_process_destroy(process);
         });
     });
