@@ -71,6 +71,8 @@ void coro_asked(struct worker *w, wh_coro *coro)
 void wh_cancel(wh_coro *coro)
 {
     if (unlikely(!worker_tls)) {
+        INSIDE_ANYWHERE(self, "wh_cancel");
+        (void)self;
         if (unlikely(!worker_of(coro)->shared))
             panic("wh_cancel was called by a thread that is no worker, in a run with one worker "
                   "that nobody holds; see wh_runtime_hold()");

@@ -302,6 +302,16 @@ static void run_hooks_call(struct run *run)
     }
 }
 
+uint32_t visitors;
+
+static void visitors_await(void)
+{
+    /* seq_cst: pairs with the addition in inside_begin_anywhere(), and the release in inside_end()
+     */
+    while (__atomic_load_n(&visitors, __ATOMIC_SEQ_CST))
+        sched_yield();
+}
+
 /* A worker's life, the same for the calling thread and the others. */
 static void worker_live(struct worker *w)
 {
@@ -321,8 +331,10 @@ static void worker_live(struct worker *w)
         runtime_over(run);
     }
     run_meet(run); /* nobody runs any more */
-    if (!w->index)
+    if (!w->index) {
         run_hooks_call(run);
+        visitors_await();
+    }
     run_meet(run); /* and no thread outside touches a worker any more */
     inbox_take(w); /* what waits there is to be freed */
     worker_end(w);

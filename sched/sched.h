@@ -170,19 +170,34 @@ static inline struct inside inside_begin(const char *call)
     return inside;
 }
 
-/* For calls that threads may make which are no workers: self is NULL then. */
+/* Threads that are no workers and are in such a call; any thread, atomic. What one of them wakes
+ * may end its run before the call is through, so the end of a run waits until there are none. */
+extern uint32_t visitors;
+
+enum { IS_VISITOR = 255 };
+
+/* For calls that threads may make which are no workers: self is NULL then. They do not wait. */
 static inline struct inside inside_begin_anywhere(const char *call)
 {
     const struct worker *w = worker_tls;
-    if (unlikely(!w || w->current == &w->loop))
+    if (unlikely(!w)) {
+        /* seq_cst: pairs with the load in visitors_await() */
+        __atomic_fetch_add(&visitors, 1, __ATOMIC_SEQ_CST);
+        return (struct inside){NULL, IS_VISITOR};
+    }
+    if (unlikely(w->current == &w->loop))
         return (struct inside){NULL, 0};
     return inside_begin(call);
 }
 
 static inline void inside_end(const struct inside *inside)
 {
-    if (likely(inside->self))
+    if (likely(inside->self)) {
         where_set(inside->self->worker, inside->before);
+    } else if (inside->before == IS_VISITOR) {
+        /* release: pairs with the load in visitors_await() */
+        __atomic_fetch_sub(&visitors, 1, __ATOMIC_RELEASE);
+    }
 }
 
 #define INSIDE(self, call)                                                           \

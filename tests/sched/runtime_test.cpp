@@ -333,3 +333,20 @@ TEST_CASE("runtime: a run's coroutine starts one in another run")
     });
     thread.join();
 }
+
+TEST_CASE("runtime: what a thread wakes may end the run before the thread's call is through")
+{
+    for (int i = 0; i < times(300); i++) {
+        wh_event event = {};
+        std::thread thread;
+        in_run([&] {
+            wh_runtime *runtime = wh_runtime_hold();
+            thread = std::thread([&event, runtime] {
+                wh_event_set(&event);
+                wh_runtime_release(runtime); /* which may be the last that knows of the run */
+            });
+            wh_event_wait(&event);
+        });
+        thread.join();
+    }
+}
