@@ -339,14 +339,13 @@ TEST_CASE("runtime: what a thread wakes may end the run before the thread's call
     for (int i = 0; i < times(300); i++) {
         wh_event event = {};
         std::thread thread;
+        wh_runtime *runtime = nullptr;
         in_run([&] {
-            wh_runtime *runtime = wh_runtime_hold();
-            thread = std::thread([&event, runtime] {
-                wh_event_set(&event);
-                wh_runtime_release(runtime); /* which may be the last that knows of the run */
-            });
+            runtime = wh_runtime_hold();
+            thread = std::thread([&event] { wh_event_set(&event); });
             wh_event_wait(&event);
         });
         thread.join();
+        wh_runtime_release(runtime); /* not before: its lock would order what is tested */
     }
 }
