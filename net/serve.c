@@ -23,6 +23,7 @@
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -257,7 +258,7 @@ static wh_fd listen_beside(wh_fd first)
     if (rc == 0)
         rc = copy_option(first, fd, SOL_SOCKET, SO_REUSEADDR);
     if (rc == 0)
-        rc = copy_option(first, fd, IPPROTO_TCP, 1 /* TCP_NODELAY */);
+        rc = copy_option(first, fd, IPPROTO_TCP, TCP_NODELAY);
     if (rc == 0 && address.ss_family == AF_INET6)
         rc = copy_option(first, fd, IPPROTO_IPV6, IPV6_V6ONLY);
     if (rc == 0 && (bind(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, 4096) < 0))
