@@ -1,7 +1,7 @@
 /*
  * Calls on threads of their own: results, cancelling, the bounds of the pool, the end of the run.
  */
-#include "in_run.hpp"
+#include "tests/sched/on_workers.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
@@ -167,10 +167,10 @@ TEST_CASE("blocking: a call that has not begun when its caller leaves is never m
         for (auto &holder : holders)
             holder = spawn([&] { return wh_blocking(nullptr, pass, &gate); });
         gate.await_begun(1);
-        Turns turn;
-        turn(3);
+        for (auto *holder : holders)
+            until_parked(holder); /* its call is under way, or queued before the late one */
         wh_coro *late = spawn([&] { return wh_blocking(nullptr, count, &counter); });
-        turn(3);
+        until_parked(late);
         wh_cancel(late);
         intptr_t left = join(late);
         gate.open(HOLD);
