@@ -282,11 +282,15 @@ TEST_CASE("runtime: no more coroutines than there may be stacks")
         [] {
             wh_runtime *runtime = wh_runtime_hold();
             wh_event event = {};
-            auto wait_for = +[](wh_event *e) { (void)wh_event_wait(e); };
+            std::atomic<int> ended{0};
+            auto wait_for = +[](wh_event *e, std::atomic<int> *count) {
+                (void)wh_event_wait(e);
+                ++*count;
+            };
             int rc[3] = {};
             Beside thread([&] {
                 for (int &one : rc)
-                    one = wh_runtime_go(runtime, wait_for, &event);
+                    one = wh_runtime_go(runtime, wait_for, &event, &ended);
             });
             thread.wait();
             CHECK(rc[0] == 0);
@@ -303,6 +307,7 @@ TEST_CASE("runtime: no more coroutines than there may be stacks")
             again.wait();
             CHECK(called == 0);
             CHECK(sum == 3);
+            until([&] { return ended == 2; }); /* one may not have begun yet */
             wh_runtime_release(runtime);
         },
         &options);
