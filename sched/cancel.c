@@ -85,6 +85,8 @@ void wh_cancel(wh_coro *coro)
         return;
     }
     wh_assert(state_of(coro) != CORO_FREE);
+    if (unlikely(coro->worker->run != self->worker->run))
+        coro_misuse(self, "wh_cancel", "cancels a coroutine of another run; see whorl/runtime.h");
     if (state_of(coro) != CORO_DEAD)
         cancel(coro);
 }

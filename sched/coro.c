@@ -758,10 +758,16 @@ const char *wh_name(const wh_coro *coro)
     return extra && extra->name[0] ? extra->name : coro->site->function;
 }
 
+int site_describe(const struct wh_site *site, const char *name, uint32_t id, char *buf, size_t size)
+{
+    if (!site->line) /* by the call that it names */
+        return snprintf(buf, size, "%s #%u, started by %s", name, id, site->file);
+    return snprintf(buf, size, "%s #%u, started at %s:%u", name, id, site->file, site->line);
+}
+
 int coro_describe(const wh_coro *coro, char *buf, size_t size)
 {
-    return snprintf(buf, size, "%s #%u, started at %s:%u", wh_name(coro), coro->id,
-                    coro->site->file, coro->site->line);
+    return site_describe(coro->site, wh_name(coro), coro->id, buf, size);
 }
 
 void coro_misuse(const wh_coro *coro, const char *call, const char *what)

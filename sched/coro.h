@@ -92,6 +92,7 @@ struct end_hook {
 struct run_hook {
     struct list link; /* under the run's lock */
     struct run *run;
+    bool late; /* told when the kernel has let go of what abandoned coroutines were lent, too */
     void (*over)(struct run_hook *hook);
 };
 

@@ -293,10 +293,15 @@ static void bind_to_core(unsigned nth)
     (void)sched_setaffinity(0, sizeof one, &one); /* a wish */
 }
 
-static void run_hooks_call(struct run *run)
+/* One that was told may be gone. */
+static void run_hooks_call(struct run *run, bool late)
 {
-    while (!list_empty(&run->run_hooks)) {
-        struct run_hook *hook = container_of(run->run_hooks.next, struct run_hook, link);
+    struct list *next;
+    for (struct list *at = run->run_hooks.next; at != &run->run_hooks; at = next) {
+        struct run_hook *hook = container_of(at, struct run_hook, link);
+        next = at->next;
+        if (hook->late != late)
+            continue;
         list_remove(&hook->link);
         hook->over(hook);
     }
@@ -332,13 +337,15 @@ static void worker_live(struct worker *w)
     }
     run_meet(run); /* nobody runs any more */
     if (!w->index) {
-        run_hooks_call(run);
+        run_hooks_call(run, false);
         visitors_await();
     }
     run_meet(run); /* and no thread outside touches a worker any more */
     inbox_take(w); /* what waits there is to be freed */
     worker_end(w);
-    run_meet(run); /* nobody looks at another one any more */
+    run_meet(run); /* nobody looks at another one any more, and no operation is in flight */
+    if (!w->index)
+        run_hooks_call(run, true);
     sanitizer_fibers_finish();
 }
 

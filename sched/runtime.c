@@ -143,7 +143,8 @@ static void call_ended(struct end_hook *hook, wh_coro *coro, intptr_t value)
     sem_post(&call->done);
 }
 
-/* The run is over, and the coroutine has been abandoned. */
+/* The run is over, the coroutine has been abandoned, and what the caller has lent it is the
+ * caller's again. */
 static void call_over(struct run_hook *hook)
 {
     struct call *call = container_of(hook, struct call, over);
@@ -157,7 +158,7 @@ int wh_runtime_call_(struct wh_site *site, wh_runtime *runtime, intptr_t *ret_va
     if (worker_tls)
         panic("wh_runtime_call was called in a run: it would block its worker; use wh_spawn and "
               "wh_join");
-    struct call call = {.end.ended = call_ended, .over.over = call_over};
+    struct call call = {.end.ended = call_ended, .over = {.late = true, .over = call_over}};
     sem_init(&call.done, 0, 0);
     pthread_mutex_lock(&runtime->mutex);
     int rc = -ECANCELED;

@@ -332,7 +332,8 @@ static inline void make_ready(wh_coro *coro, int result, bool shared)
         make_ready_shared(coro);
         return;
     }
-    __builtin_prefetch(coro->context.sp); /* it runs soon */
+    wh_assert_slow(coro->worker == worker_tls); /* or it is another run's, which is not allowed */
+    __builtin_prefetch(coro->context.sp);       /* it runs soon */
     ready_push(coro->worker, coro);
 }
 
@@ -636,8 +637,10 @@ static inline intptr_t call_with_words(void (*fn)(void), const uintptr_t *a, uns
     return value_widen(raw, ret_size);
 }
 
-/* Writes "name #id, started at file:line" into buf; as snprintf(3). */
+/* Writes "name #id, started at file:line", or "by wh_call", into buf; as snprintf(3). */
 int coro_describe(const wh_coro *coro, char *buf, size_t size);
+int site_describe(const struct wh_site *site, const char *name, uint32_t id, char *buf,
+                  size_t size);
 
 /* For a programmer's error: prints what the coroutine did in the call and who it is, and aborts. */
 COLD void coro_misuse(const wh_coro *coro, const char *call, const char *what)

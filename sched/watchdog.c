@@ -106,7 +106,19 @@ int wh_checkpoint_(void)
 
 /* Of each signal that has been ours: the handler before. Under the mutex; the handler reads. */
 static struct sigaction earlier[_NSIG];
+static unsigned users[_NSIG]; /* runs with a watchdog that sends it; the same mutex */
 static pthread_mutex_t install_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+bool watchdog_has_signal_lock(int number)
+{
+    pthread_mutex_lock(&install_mutex);
+    return users[number];
+}
+
+void watchdog_signal_unlock(void)
+{
+    pthread_mutex_unlock(&install_mutex);
+}
 
 static void pass_on(int number, siginfo_t *info, void *context)
 {
@@ -227,8 +239,18 @@ static int install(int number)
         earlier[number] = now; /* the program's, maybe since an earlier run */
         rc = sigaction(number, &action, NULL) < 0 ? -errno : 0;
     }
+    users[number] += rc == 0;
     pthread_mutex_unlock(&install_mutex);
     return rc;
+}
+
+/* The handler stays: it passes on what comes late. */
+static void uninstall(int number)
+{
+    pthread_mutex_lock(&install_mutex);
+    wh_assert(users[number] > 0);
+    users[number]--;
+    pthread_mutex_unlock(&install_mutex);
 }
 
 static bool signal_of(const struct worker *w, sigset_t *ret_set)
@@ -374,8 +396,7 @@ static void name_unanswered(struct run *run, struct worker *w, int64_t now_ns)
     uint32_t id = __atomic_load_n(&coro->id, __ATOMIC_ACQUIRE);
     if (!site || __atomic_load_n(&w->where, __ATOMIC_RELAXED) != IN_USER_STALE)
         return;
-    snprintf(who, sizeof who, "%s #%u, started at %s:%u,", site->function, id, site->file,
-             site->line);
+    site_describe(site, site->function, id, who, sizeof who);
     site_hogged(site);
     report_hog(run, w, who, 0, now_ns);
     w->watched.reported = true;
@@ -505,6 +526,7 @@ void watchdog_start(struct run *run)
     if (!dog->tick_ns)
         return;
     int rc = dog->signal ? install(dog->signal) : 0;
+    bool installed = dog->signal && rc == 0;
     if (rc == 0) {
         pthread_attr_t attr;
         sigset_t all, before;
@@ -518,8 +540,11 @@ void watchdog_start(struct run *run)
         pthread_attr_destroy(&attr);
         dog->runs = rc == 0;
     }
-    if (rc < 0)
+    if (rc < 0) {
+        if (installed)
+            uninstall(dog->signal);
         report("cannot start the watchdog: %s; hogs are not noticed", strerror(-rc));
+    }
 }
 
 void watchdog_end(struct run *run)
@@ -530,4 +555,6 @@ void watchdog_end(struct run *run)
     __atomic_store_n(&dog->ends, true, __ATOMIC_RELAXED);
     sem_post(&dog->wake);
     pthread_join(dog->thread, NULL);
+    if (dog->signal)
+        uninstall(dog->signal);
 }

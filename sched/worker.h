@@ -332,11 +332,10 @@ void watchdog_signal_block(struct worker *w);
 void watchdog_start(struct run *run);
 void watchdog_end(struct run *run);
 
-/* The number of the signal; 0: none. */
-static inline int watchdog_signal(const struct run *run)
-{
-    return run->watchdog.tick_ns ? run->watchdog.signal : 0;
-}
+/* Whether the signal is the watchdog's of any run in the process. Until the unlock none becomes
+ * one, and none ceases to be one. */
+bool watchdog_has_signal_lock(int number);
+void watchdog_signal_unlock(void);
 
 /* A worker has something to do again. */
 static inline void watchdog_notice(struct run *run)

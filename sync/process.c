@@ -335,6 +335,15 @@ wh_fd wh_process_take(wh_process *process, int number)
     return fd;
 }
 
+/* Of a process that has been stopped: its own context's deadline is no reason for the caller to try
+ * again. */
+static int stopped(void)
+{
+    INSIDE(self, "wh_process_wait");
+    int rc = ended(self);
+    return refuse(self, rc < 0 ? rc : -ECANCELED);
+}
+
 int wh_process_wait(wh_process *process, int *ret_status)
 {
     (void)self_or_panic("wh_process_wait");
@@ -347,7 +356,8 @@ int wh_process_wait(wh_process *process, int *ret_status)
     }
     if (process->has_status && ret_status)
         *ret_status = process->status;
-    return process->error;
+    return process->error == -ETIMEDOUT || process->error == -ECANCELED ? stopped()
+                                                                        : process->error;
 }
 
 int wh_process_kill(wh_process *process, int number)

@@ -105,7 +105,9 @@ static int action_want(int number)
 {
     int rc = 0;
     pthread_mutex_lock(&lock);
-    if (!actions[number - 1].runs) {
+    if (watchdog_has_signal_lock(number)) {
+        rc = -EINVAL;
+    } else if (!actions[number - 1].runs) {
         struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART | SA_ONSTACK};
         sigfillset(&action.sa_mask);
         if (sigaction(number, &action, &actions[number - 1].before) < 0)
@@ -113,6 +115,7 @@ static int action_want(int number)
     }
     if (rc == 0)
         actions[number - 1].runs++;
+    watchdog_signal_unlock();
     pthread_mutex_unlock(&lock);
     return rc;
 }
@@ -121,8 +124,12 @@ static void action_unwant(int number)
 {
     pthread_mutex_lock(&lock);
     wh_assert(actions[number - 1].runs > 0);
-    if (--actions[number - 1].runs == 0)
-        sigaction(number, &actions[number - 1].before, NULL);
+    /* A watchdog that has come meanwhile passes on to on_signal(), which finds no wish. */
+    if (--actions[number - 1].runs == 0) {
+        if (!watchdog_has_signal_lock(number))
+            sigaction(number, &actions[number - 1].before, NULL);
+        watchdog_signal_unlock();
+    }
     pthread_mutex_unlock(&lock);
 }
 
@@ -367,7 +374,7 @@ int wh_signal_notify_(wh_chan *ch, int number)
     INSIDE(self, "wh_signal_notify");
     if (unlikely(!ch))
         coro_misuse(self, "wh_signal_notify", "asks for signals on a NULL channel");
-    if (!can_be_asked_for(number) || number == watchdog_signal(self->worker->run))
+    if (!can_be_asked_for(number))
         return -EINVAL;
     if (run_ends(self))
         return -ECANCELED;

@@ -108,10 +108,12 @@ WH_API wh_fd wh_process_take(wh_process *process, int number);
  * it: WIFEXITED(), WEXITSTATUS(), WIFSIGNALED(), WTERMSIG() of <sys/wait.h> read it. Any number of
  * coroutines may wait, at once and again and again: the status is kept. May park. Returns 0; or
  *
- *   -ETIMEDOUT, -ECANCELED   the process was stopped because the context in which it was spawned
- *             has ended, so what it did is not whole: *ret_status is set all the same. Or the
- *             caller's context ended first: *ret_status is as it was, so is the process, and it can
- *             be waited for again. Of one that ended by itself the status is returned all the same
+ *   -ETIMEDOUT, -ECANCELED   the caller's context ended first: *ret_status is as it was, so is the
+ *             process, and it can be waited for again
+ *   -ECANCELED   the process was stopped because the context in which it was spawned has ended, so
+ *             what it did is not whole: *ret_status is set all the same. (-ETIMEDOUT where the
+ *             caller's deadline has passed, too.) Of one that ended by itself the status is
+ *             returned all the same
  *   -ECHILD   it has ended, but something else in this program took the status
  */
 WH_API int wh_process_wait(wh_process *process, int *ret_status);

@@ -13,6 +13,9 @@
  * wh_sem_release(), wh_event_set(), wh_waitgroup_done(), wh_cond_signal(), wh_cancel() and those
  * that say so. For all others it starts a coroutine: wh_runtime_call(rt, NULL, wh_ctx_cancel, ctx,
  * 0) cancels a context.
+ *
+ * A coroutine of another run is no such thread: it may start coroutines here (wh_runtime_go()), and
+ * these use the objects. Using them itself aborts, where that is noticed.
  */
 #ifndef WHORL_RUNTIME_H
 #define WHORL_RUNTIME_H
@@ -51,7 +54,8 @@ WH_API void wh_runtime_release(wh_runtime *runtime);
  * wh_runtime_call(runtime, &value, fn, args...): the same, and blocks the thread until the
  * coroutine has ended. value, an intptr_t * or NULL, receives its result as by wh_join(). Not from
  * a coroutine, where it aborts: it would block a worker. Returns 0, or as above; -ECANCELED also
- * when the run ended and the coroutine did not within the grace time.
+ * when the run ended and the coroutine did not within the grace time: nothing uses what it was lent
+ * any more, but for the case in which the run says on standard error that operations do not end.
  */
 #define wh_runtime_call(runtime, ret_value, ...) \
     WH_START_(wh_runtime_call_, (runtime), (ret_value), __VA_ARGS__)

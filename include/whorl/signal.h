@@ -29,7 +29,8 @@ WH_BEGIN_DECLS
  * not park. Returns 0; or
  *
  *   -EINVAL   not a signal that can be caught (SIGKILL, SIGSTOP), or one that says a thread has
- *             failed (SIGSEGV, SIGBUS, SIGFPE, SIGILL), or the run's wh_options.hog_signal (SIGURG)
+ *             failed (SIGSEGV, SIGBUS, SIGFPE, SIGILL), or the wh_options.hog_signal (SIGURG) of
+ *             any run in the process
  *   -ENOMEM, -EMFILE, -ENFILE   memory or descriptors ran out; -EMFILE, too, when 64 runs of the
  *             process ask for signals already
  *   -ECANCELED   the run is ending

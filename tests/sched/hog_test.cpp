@@ -289,6 +289,41 @@ TEST_CASE("hog: a signal that the watchdog has not sent goes to the handler from
     CHECK(passed == 2);
 }
 
+TEST_CASE("hog: the signal of one run's watchdog is given to nobody in the other runs")
+{
+    StderrKept err;
+    wh_options options = one_worker(), without = one_worker();
+    options.hog_signal = SIGUSR2;
+    without.hog_ns = -1;
+    int during = 1, after = 1;
+    wh_stats stats = {};
+    in_run(
+        [&] {
+            std::thread([&] {
+                in_run(
+                    [&] {
+                        WH_CHAN(int) ch = wh_chan_create(int, 1);
+                        during = wh_signal_notify(ch, SIGUSR2);
+                        wh_chan_unref(ch);
+                    },
+                    &without);
+            }).join();
+            hog_for(50 * WH_MILLISECOND); /* its handler is still there */
+            wh_stats_get(&stats);
+        },
+        &options);
+    CHECK(during == -EINVAL);
+    CHECK(stats.hogs >= 1);
+    in_run(
+        [&] {
+            WH_CHAN(int) ch = wh_chan_create(int, 1);
+            after = wh_signal_notify(ch, SIGUSR2);
+            wh_chan_unref(ch);
+        },
+        &without);
+    CHECK(after == 0);
+}
+
 TEST_CASE("hog: when the caller has blocked the signal it is blocked again after the run")
 {
     StderrKept err;

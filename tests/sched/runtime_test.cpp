@@ -3,6 +3,7 @@
  * objects, come too late.
  */
 #include "on_workers.hpp"
+#include "tests/base/child.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
@@ -272,6 +273,60 @@ TEST_CASE("runtime: who waits for a coroutine that the run abandons is told")
         &options);
     thread.join();
     CHECK(rc == -ECANCELED);
+}
+
+namespace
+{
+/* Waits for bytes and does not end when asked to. */
+void receive_shielded(int fd, char *buf, std::atomic<bool> *begun)
+{
+    *begun = true;
+    WH_SHIELD
+    {
+        (void)wh_recv(fd, buf, 1, 0);
+    }
+}
+} // namespace
+
+TEST_CASE("runtime: what a thread has lent an abandoned coroutine is the thread's again")
+{
+    wh_options options = {};
+    options.grace_ns = WH_MILLISECOND;
+    static char others[2000]; /* so many more keep the kernel busy when the run ends */
+    for (int round = 0; round < 5; round++) {
+        int rc = 0, fds[2], silent[2];
+        ssize_t wrote = 0;
+        REQUIRE(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+        REQUIRE(socketpair(AF_UNIX, SOCK_STREAM, 0, silent) == 0);
+        StderrKept err;
+        std::thread thread;
+        std::atomic<bool> begun{false}, one_begun{false};
+        char buf = 'a';
+        in_run(
+            [&] {
+                for (char &other : others)
+                    start([&] { receive_shielded(silent[0], &other, &one_begun); });
+                wh_runtime *runtime = wh_runtime_hold();
+                thread = std::thread([&, runtime] {
+                    rc = wh_runtime_call(runtime, NULL, receive_shielded, fds[0], &buf, &begun);
+                    /* A receive that were still in flight would take it. */
+                    wrote = write(fds[1], "b", 1);
+                    wh_runtime_release(runtime);
+                });
+                until([&] { return begun.load(); });
+                wh_yield();
+            },
+            &options);
+        thread.join();
+        CHECK(rc == -ECANCELED);
+        CHECK(wrote == 1);
+        CHECK(buf == 'a');
+        char left = 0;
+        CHECK(recv(fds[0], &left, 1, MSG_DONTWAIT) == 1);
+        CHECK(left == 'b');
+        for (int fd : {fds[0], fds[1], silent[0], silent[1]})
+            close(fd);
+    }
 }
 
 TEST_CASE("runtime: no more coroutines than there may be stacks")
