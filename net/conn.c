@@ -136,7 +136,7 @@ int wh_conn_create(wh_conn **ret_conn, wh_fd fd)
     socklen_t len = sizeof type;
     conn->self = conn;
     conn->fd = fd;
-    conn->is_socket = getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0;
+    conn->is_socket = fd_is_direct(fd) || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0;
     *ret_conn = conn;
     return 0;
 }

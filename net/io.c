@@ -156,6 +156,16 @@ wh_fd wh_accept(wh_fd listener)
     AWAIT("wh_accept", 0, .code = OP_ACCEPT, .fd = listener, .flags = SOCK_CLOEXEC);
 }
 
+wh_fd wh_accept_direct(wh_fd listener)
+{
+    wh_coro *self = enter("wh_accept_direct");
+    int rc = direct_have(self->worker);
+    if (unlikely(rc < 0))
+        return leave(self, refuse(self, rc));
+    self->op = (struct op){.code = OP_ACCEPT_DIRECT, .fd = listener};
+    return op_await(self, 0);
+}
+
 int wh_connect(wh_fd fd, const struct sockaddr *addr, socklen_t addr_len)
 {
     AWAIT("wh_connect", 0, .code = OP_CONNECT, .fd = fd, .addr = word(addr), .off = addr_len);
@@ -170,13 +180,14 @@ static int close_now(wh_coro *self, wh_fd fd)
 {
 #ifdef WHORL_TSAN
     /* ThreadSanitizer watches descriptors, too, and must see that this one may come again. */
-    int rc = close(fd) < 0 ? -errno : 0;
-    fd_closed(self->worker, fd);
-    return rc;
-#else
+    if (!fd_is_direct(fd)) {
+        int rc = close(fd) < 0 ? -errno : 0;
+        fd_closed(self->worker, fd);
+        return rc;
+    }
+#endif
     self->op = (struct op){.code = OP_CLOSE, .fd = fd};
     return op_await_shielded(self);
-#endif
 }
 
 int wh_close(wh_fd fd)

@@ -44,6 +44,7 @@ struct server {
     wh_serve_handler handler;
     void *arg;
     bool migrate;
+    bool direct; /* any acceptor, atomic: cleared where there are none */
     wh_ctx *ctx, *idle;
     wh_sem slots;         /* what is left of connections_max */
     wh_waitgroup running; /* handlers */
@@ -62,6 +63,12 @@ struct acceptor {
 static void count(uint64_t *figure, int64_t by)
 {
     __atomic_fetch_add(figure, (uint64_t)by, __ATOMIC_RELAXED);
+}
+
+/* Connections are direct descriptors, and stay on the worker that has accepted them. */
+static bool is_direct(const struct server *server)
+{
+    return unlikely(__atomic_load_n(&server->direct, __ATOMIC_RELAXED));
 }
 
 /* ---- One connection ---- */
@@ -159,10 +166,23 @@ static int pause_accepting(struct server *server)
     return rc == -ECANCELED ? rc : 0;
 }
 
+static wh_fd accept_one(struct acceptor *acceptor)
+{
+    struct server *server = acceptor->server;
+    if (is_direct(server)) {
+        wh_fd fd = wh_accept_direct(acceptor->listener);
+        if (likely(fd != -EOPNOTSUPP))
+            return fd;
+        __atomic_store_n(&server->direct, false, __ATOMIC_RELAXED);
+    }
+    return wh_accept(acceptor->listener);
+}
+
 /* Starts the handler, out of reach of the acceptor's context. */
 static int start(struct server *server, wh_fd fd)
 {
-    const wh_spawn_options options = {.name = "serve", .migrate = server->migrate};
+    const wh_spawn_options options = {
+        .name = "serve", .migrate = server->migrate, .worker = is_direct(server) ? wh_worker() : 0};
     int rc = -ENOMEM;
     WH_SHIELD
     {
@@ -200,7 +220,7 @@ static int accept_all(struct acceptor *acceptor)
         int rc = wh_sem_acquire(&server->slots, 1);
         if (rc < 0)
             return rc;
-        wh_fd fd = wh_accept(acceptor->listener);
+        wh_fd fd = accept_one(acceptor);
         if (likely(fd >= 0)) {
             rc = admit(server, fd);
             renew_reserve(server);
@@ -291,7 +311,7 @@ static int start_all(struct server *server, struct acceptor *acceptors, unsigned
         acceptor->listener = *ret_count ? listen_beside(listener) : listener;
         if (acceptor->listener < 0)
             return acceptor->listener;
-        rc = start_acceptor(acceptor, shared ? *ret_count + 1 : 0);
+        rc = start_acceptor(acceptor, shared || is_direct(server) ? *ret_count + 1 : 0);
         if (rc < 0 && *ret_count)
             wh_close(acceptor->listener);
     }
@@ -365,6 +385,7 @@ int wh_serve(wh_fd listener, wh_serve_handler handler, void *arg, const wh_serve
         .handler = handler,
         .arg = arg,
         .migrate = o->migrate,
+        .direct = o->direct,
         .slots = WH_SEM(o->connections_max ? o->connections_max : UINT32_MAX),
         .ctx = wh_ctx_create(wh_ctx_background()),
         .idle = wh_ctx_create(wh_ctx_background()),
@@ -373,6 +394,8 @@ int wh_serve(wh_fd listener, wh_serve_handler handler, void *arg, const wh_serve
     };
     memset(server.stats, 0, sizeof *server.stats);
     int rc = server.ctx && server.idle ? 0 : -ENOMEM;
+    if (o->direct && o->migrate)
+        rc = -EINVAL;
     if (server.reserve < 0)
         rc = -errno;
     if (rc == 0)

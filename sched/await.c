@@ -25,6 +25,9 @@
  * step each, so either the operation sees the closing, or the closer sees the bit. When a worker is
  * asked, what it had begun before is in its list, and what begins after sees FD_CLOSING.
  *
+ * A direct descriptor is its worker's alone (fd_owner()): elsewhere it is -EXDEV. Its list and its
+ * word are in that worker's own table (worker->direct).
+ *
  * A select waits for descriptors by polls of its own, several at a time; they are in the list too.
  * Whatever wakes the select, it waits for the completion of them all before it returns.
  *
@@ -36,6 +39,8 @@
 #include "sched/recv_buffer.h"
 
 #include <errno.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #define FD_CLOSING (UINT64_C(1) << 63)
@@ -70,11 +75,40 @@ bool op_asked(const wh_coro *coro)
     return wait_kind_of(coro) == &wait_op && coro->wake;
 }
 
-/* The list of the descriptor that the operation is on; NULL when it is on none. */
+static inline unsigned fd_owner(int fd)
+{
+    return ((unsigned)fd & ~(unsigned)FD_DIRECT) >> FD_OWNER_SHIFT;
+}
+
+/* Whether it is a direct descriptor that this worker cannot use: -EXDEV, -EBADF, or 0. */
+static inline int direct_refused(const struct worker *w, int fd)
+{
+    if (likely(!fd_is_direct(fd)))
+        return 0;
+    if (fd_owner(fd) != w->index)
+        return -EXDEV;
+    return fd_slot(fd) < w->direct_count ? 0 : -EBADF;
+}
+
+/* The list of a descriptor; NULL when there is none for that number. A direct one is this worker's.
+ */
+static inline struct fd_waiters *waiters_at(const struct worker *w, int fd)
+{
+    if (likely((uint32_t)fd < w->fds_count))
+        return &w->fds[fd];
+    return fd_is_direct(fd) ? &w->direct[fd_slot(fd)].waiters : NULL;
+}
+
+/* That of the operation; NULL when it is on none. */
 static inline struct fd_waiters *waiters_of(const struct worker *w, const struct op *op)
 {
-    bool listed = op_table[op->code].takes_fd && (uint32_t)op->fd < w->fds_count;
-    return listed ? &w->fds[op->fd] : NULL;
+    return op_table[op->code].takes_fd ? waiters_at(w, op->fd) : NULL;
+}
+
+/* Of a descriptor with a list: which workers have used it, and whether it is being closed. */
+static inline uint64_t *users_at(const struct worker *w, int fd)
+{
+    return likely(!fd_is_direct(fd)) ? &w->run->fd_users[fd] : &w->direct[fd_slot(fd)].users;
 }
 
 /* Those workers have had operations on the descriptor. */
@@ -87,7 +121,7 @@ static inline uint64_t user_bit(const struct worker *w)
  * -EAGAIN: to be asked again when others have run. */
 static inline int may_begin(struct worker *w, int number)
 {
-    uint64_t *users = &w->run->fd_users[number];
+    uint64_t *users = users_at(w, number);
     uint64_t seen = __atomic_load_n(users, __ATOMIC_RELAXED);
     if (unlikely(w->shared && !(seen & user_bit(w)))) {
         /* acq_rel: pairs with the one in fd_end_operations() */
@@ -131,8 +165,10 @@ void op_completed(struct op *op)
     if (unlikely(op->code >= OP_NOTED)) {
         if (op->code == OP_CLOSE)
             fd_closed(w, op->fd); /* now: its coroutine may not run soon */
-        else
+        else if (op->code == OP_RECV_BUFFER)
             recv_buffer_completed(w, op);
+        else if (op->res >= 0)
+            op->res |= FD_DIRECT | w->index << FD_OWNER_SHIFT;
     }
     if (fd) {
         /* Now, because the run queue wants the link. */
@@ -151,9 +187,11 @@ void op_completed(struct op *op)
 static int32_t submit_and_park(wh_coro *self, const struct wait_kind *kind)
 {
     struct worker *w = self->worker;
+    int rc = direct_refused(w, self->op.fd);
+    if (unlikely(rc < 0))
+        return rc;
     struct fd_waiters *fd = waiters_of(w, &self->op);
     if (fd) {
-        int rc;
         while (unlikely((rc = may_begin(w, self->op.fd)) < 0)) {
             if (rc != -EAGAIN)
                 return rc;
@@ -162,7 +200,10 @@ static int32_t submit_and_park(wh_coro *self, const struct wait_kind *kind)
             if (rc < 0)
                 return rc;
             w = self->worker;
-            fd = &w->fds[self->op.fd];
+            rc = direct_refused(w, self->op.fd);
+            if (rc < 0)
+                return rc;
+            fd = waiters_at(w, self->op.fd);
         }
         self->next = fd->first;
         fd->first = self;
@@ -230,9 +271,12 @@ int poll_start(wh_coro *self, struct poll_wait *poll, int fd, short events)
     struct worker *w = self->worker;
     poll->op = (struct op){.code = OP_POLL, .fd = fd, .flags = (uint32_t)events, .shared = true};
     poll->waiter.coro = self;
+    int rc = direct_refused(w, fd);
+    if (unlikely(rc < 0))
+        return rc;
     struct fd_waiters *waiters = waiters_of(w, &poll->op);
     if (waiters) {
-        int rc = may_begin(w, fd);
+        rc = may_begin(w, fd);
         if (rc < 0)
             return rc;
         poll->fd_next = waiters->polls;
@@ -329,7 +373,7 @@ struct close_post {
 static void close_asked(struct post *post, struct worker *w)
 {
     const struct close_post *asked = container_of(post, struct close_post, post);
-    struct fd_waiters *fd = &w->fds[asked->fd];
+    struct fd_waiters *fd = waiters_at(w, asked->fd);
     wh_assert(!fd->closer);
     fd->closer = asked->closer; /* the post is on its stack */
     end_local(fd);
@@ -369,17 +413,21 @@ static uint64_t begin_closing(const struct worker *w, uint64_t *users)
 int fd_end_operations(wh_coro *self, int number)
 {
     struct worker *w = self->worker;
-    if ((uint32_t)number >= w->fds_count)
-        return 0;
-    uint64_t *users = &w->run->fd_users[number], seen;
+    int rc = direct_refused(w, number);
+    if (unlikely(rc < 0) || !waiters_at(w, number))
+        return rc;
+    uint64_t *users = users_at(w, number), seen;
     while (unlikely((seen = begin_closing(self->worker, users)) & FD_CLOSING)) {
         if (!(seen & FD_LAST))
             return -EBADF;
         yield(self); /* the number may have a new file already, which is meant */
+        rc = direct_refused(self->worker, number);
+        if (rc < 0)
+            return rc;
     }
     w = self->worker;
-    struct fd_waiters *fd = &w->fds[number];
-    if (w->run->was_alone)
+    struct fd_waiters *fd = waiters_at(w, number);
+    if (w->run->was_alone && !fd_is_direct(number))
         seen |= 1; /* what worker 0 had begun before then is not noted */
     if (unlikely(!none_left(fd))) {
         fd->closer = self;
@@ -396,8 +444,51 @@ int fd_end_operations(wh_coro *self, int number)
 
 void fd_closed(const struct worker *w, int number)
 {
-    if ((uint32_t)number >= w->fds_count)
+    if (!waiters_at(w, number))
         return;
     /* release: pairs with the acquire in may_begin() */
-    __atomic_store_n(&w->run->fd_users[number], 0, __ATOMIC_RELEASE);
+    __atomic_store_n(users_at(w, number), 0, __ATOMIC_RELEASE);
+}
+
+/* ---- Direct descriptors ---- */
+
+/* As many as the process may have of its own: the kernel allows a table no more. */
+static uint32_t direct_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur > FD_SLOTS_MAX)
+        return FD_SLOTS_MAX;
+    return (uint32_t)limit.rlim_cur;
+}
+
+/* The table, of which untouched pages cost nothing. */
+COLD static int direct_make(struct worker *w)
+{
+    uint32_t count = direct_limit();
+    void *table = mmap(NULL, count * sizeof *w->direct, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (table == MAP_FAILED)
+        return -ENOMEM;
+    int rc = w->engine->type->direct_create(w->engine, count);
+    if (rc < 0) {
+        munmap(table, count * sizeof *w->direct);
+        return rc == -EINVAL ? -EOPNOTSUPP : rc; /* a kernel that knows none */
+    }
+    w->direct = table;
+    w->direct_count = count;
+    return 0;
+}
+
+int direct_have(struct worker *w)
+{
+    if (unlikely(!w->direct && !w->direct_error))
+        w->direct_error = direct_make(w);
+    return w->direct_error;
+}
+
+void direct_finish(struct worker *w)
+{
+    if (w->direct)
+        munmap(w->direct, w->direct_count * sizeof *w->direct);
+    w->direct = NULL;
 }

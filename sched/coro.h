@@ -185,4 +185,10 @@ struct fd_waiters {
     uint32_t leaving;        /* completed, and their coroutines have not run since */
 };
 
+/* A direct descriptor: its worker's alone. */
+struct direct_fd {
+    struct fd_waiters waiters;
+    uint64_t users; /* as run->fd_users has for others */
+};
+
 #endif

@@ -275,6 +275,7 @@ static void worker_end(struct worker *w)
     w->engine->type->destroy(w->engine);
     w->engine = NULL;
     recv_buffers_finish(w);
+    direct_finish(w);
     munmap(w->fds, w->fds_count * sizeof *w->fds);
 }
 

@@ -548,6 +548,13 @@ int fd_end_operations(wh_coro *self, int fd);
 /* The close that followed is done: said by who completes it. */
 void fd_closed(const struct worker *w, int fd);
 
+/* Makes the worker's table of direct descriptors if it has none. Returns 0, or -errno: there will
+ * be none. */
+int direct_have(struct worker *w);
+
+/* Frees it, at the end of the run. */
+void direct_finish(struct worker *w);
+
 /* ---- Coroutines (coro.c) ---- */
 
 /* A descriptor with a stack reserved, for coro_start(); NULL without memory. */

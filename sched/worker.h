@@ -145,6 +145,9 @@ struct worker {
                                everybody looks exactly */
     struct fd_waiters *fds; /* by descriptor */
     size_t fds_count;
+    struct direct_fd *direct; /* by slot, or NULL: there are none yet */
+    uint32_t direct_count;
+    int direct_error; /* why there will be none */
     uint64_t ops_in_flight;
     struct recv_buffers *recv_buffers; /* or NULL */
     uint32_t recv_buffers_in_use;

@@ -24,6 +24,7 @@
     X(ftruncate, "ftruncate")         /* sets a file's length in the ring                  6.9 */  \
     X(msg_sync, "msg_sync")           /* a message that wakes a ring, from any thread      6.13 */ \
     X(buffer_ring, "buffer_ring")     /* buffers that the kernel picks, in shared memory   5.19 */ \
+    X(direct, "direct")               /* descriptors of the ring's own                     5.19 */ \
     X(guard, "guard")                 /* guard regions without mappings (stacks)           6.13 */
 
 struct caps {

@@ -22,6 +22,27 @@
 
 #include "base/base.h"
 
+/*
+ * A direct descriptor is a slot in a table of the engine's own, and none of the process's: it does
+ * not count against that one's limit, and nobody but the engine knows it. In an operation its
+ * number is FD_DIRECT plus the slot; the bits between are the owner's.
+ *
+ *      30         24                       0
+ *      1  owner's  slot
+ */
+#define FD_DIRECT (1 << 30)
+enum { FD_OWNER_SHIFT = 24, FD_SLOTS_MAX = 1 << 20 };
+
+static inline bool fd_is_direct(int fd)
+{
+    return fd >= FD_DIRECT;
+}
+
+static inline uint32_t fd_slot(int fd)
+{
+    return (uint32_t)fd & ((1u << FD_OWNER_SHIFT) - 1);
+}
+
 /* One row each in op_table (op.c). */
 enum op_code {
     OP_READ,
@@ -52,6 +73,7 @@ enum op_code {
     OP_NOTED, /* from here on the owner notes something when they complete */
     OP_CLOSE = OP_NOTED,
     OP_RECV_BUFFER,
+    OP_ACCEPT_DIRECT,
     OP_CODES,
 };
 
@@ -153,6 +175,9 @@ struct engine_type {
     char *(*buffer)(const struct engine *engine, unsigned number);
     /* A buffer that an operation was given is the engine's again. */
     void (*buffer_return)(struct engine *engine, unsigned number);
+    /* Makes the table of direct descriptors, with so many slots (at most FD_SLOTS_MAX): once.
+     * Returns 0, or -errno, and there are none. */
+    int (*direct_create)(struct engine *engine, unsigned slots);
 };
 
 struct engine {

@@ -40,6 +40,9 @@ const struct op_row op_table[OP_CODES] = {
     [OP_POLL] =      {"poll",      IORING_OP_POLL_ADD,     true,  0, 0, 0, 0},
     /* len 0: as much as the buffer holds. */
     [OP_RECV_BUFFER] = {"recv_buffer", IORING_OP_RECV, true,  POLLIN, 0, 0, IOSQE_BUFFER_SELECT},
+    /* The result is the slot of a direct descriptor. */
+    [OP_ACCEPT_DIRECT] = {"accept_direct", IORING_OP_ACCEPT, true,  POLLIN, 0,
+                          IORING_FILE_INDEX_ALLOC, 0},
     /* Of a child by its pidfd: len is P_PIDFD, off a siginfo_t's address. */
     [OP_WAITID] =    {"waitid",    IORING_OP_WAITID,       true,  0, 0, WEXITED, 0},
 };

@@ -205,6 +205,17 @@ static struct io_uring_sqe *sqe_take(struct ring *r)
     return sqe;
 }
 
+COLD static void address_direct(struct io_uring_sqe *sqe, const struct op *op)
+{
+    if (op->code == OP_CLOSE) {
+        sqe->fd = 0;
+        sqe->file_index = fd_slot(op->fd) + 1;
+    } else {
+        sqe->fd = (int)fd_slot(op->fd);
+        sqe->flags |= IOSQE_FIXED_FILE;
+    }
+}
+
 static void ring_submit(struct engine *engine, struct op *op)
 {
     struct ring *r = ring_of(engine);
@@ -220,6 +231,8 @@ static void ring_submit(struct engine *engine, struct op *op)
     sqe->file_index = row->options;
     sqe->flags = row->entry; /* the group of buffers is 0 */
     sqe->user_data = (uint64_t)(uintptr_t)op;
+    if (unlikely(fd_is_direct(op->fd)))
+        address_direct(sqe, op);
     op->state = OP_IN_FLIGHT;
     r->stats.submissions++;
     r->stats.in_flight++;
@@ -364,6 +377,13 @@ static int ring_buffers_create(struct engine *engine, unsigned count, size_t byt
     return 0;
 }
 
+static int ring_direct_create(struct engine *engine, unsigned slots)
+{
+    struct ring *r = ring_of(engine);
+    wh_assert(slots <= FD_SLOTS_MAX);
+    return r->caps.direct ? io_uring_register_files_sparse(&r->uring, slots) : -EOPNOTSUPP;
+}
+
 static void ring_destroy(struct engine *engine)
 {
     struct ring *r = ring_of(engine);
@@ -390,6 +410,7 @@ static const struct engine_type ring_type = {
     .buffers_create = ring_buffers_create,
     .buffer = ring_buffer,
     .buffer_return = ring_buffer_return,
+    .direct_create = ring_direct_create,
 };
 
 static const char *setup_cure(int error)
@@ -460,6 +481,7 @@ static void probe_features(struct ring *r)
     caps->cqe_skip = (uring->features & IORING_FEAT_CQE_SKIP) && !caps_masked("cqe_skip");
     caps->no_iowait = (uring->features & IORING_FEAT_NO_IOWAIT) && !caps_masked("no_iowait");
     caps->buffer_ring = !caps_masked("buffer_ring"); /* whether it works shows when it is tried */
+    caps->direct = !caps_masked("direct");           /* the same */
     caps->waitid = !caps_masked("waitid") && knows(uring, IORING_OP_WAITID);
     caps->ftruncate = !caps_masked("ftruncate") && knows(uring, IORING_OP_FTRUNCATE);
     caps->ring_fd = !caps_masked("ring_fd") && io_uring_register_ring_fd(uring) == 1;

@@ -62,6 +62,21 @@ WH_API ssize_t wh_write_all(wh_fd fd, const void *buf, size_t len);
 WH_API wh_fd wh_accept(wh_fd listener);
 WH_API wh_fd wh_accept4(wh_fd listener, struct sockaddr *addr, socklen_t *addr_len, int flags);
 
+/*
+ * The same, and the connection gets no descriptor of the process's but a direct one: a slot of the
+ * worker's ring, of which each worker has as many as the process may have descriptors
+ * (RLIMIT_NOFILE). So the connections of eight workers can be eight times as many. What takes a
+ * wh_fd takes it, wh_conn_create() and wh_close() too, but
+ *
+ *   - on its worker alone: elsewhere, and after a move to another one, calls are -EXDEV;
+ *   - no system call outside of whorl knows it: options are those that the listener had;
+ *   - it is of no use in a select, where it counts as ready like one that is closed.
+ *
+ * The listener is a descriptor like any other. -EOPNOTSUPP: the kernel has none (io_uring
+ * registered files, Linux 5.19); -ENFILE: all slots are taken; -ENOMEM.
+ */
+WH_API wh_fd wh_accept_direct(wh_fd listener);
+
 /* connect(2). A non-blocking Unix socket whose listener's backlog is full gets -EAGAIN. After
  * -ETIMEDOUT or -ECANCELED the socket may be connected or not: close it. */
 WH_API int wh_connect(wh_fd fd, const struct sockaddr *addr, socklen_t addr_len);

@@ -86,6 +86,11 @@ typedef struct wh_serve_options {
     int64_t drain_ns;
     /* Lets handlers move to other workers: wh_spawn_options.migrate. */
     bool migrate;
+    /* Connections do not count against the process's limit of descriptors, but each worker's ring
+     * has a table of as many: wh_accept_direct() says what that asks of handlers. They stay on the
+     * worker that has accepted. Where the kernel has no such tables connections are as without.
+     * Not with migrate. */
+    bool direct;
     wh_serve_stats *stats; /* written to, if not NULL */
 } wh_serve_options;
 
@@ -105,6 +110,7 @@ typedef struct wh_serve_options {
  * Parks. Returns
  *   -ECANCELED, -ETIMEDOUT   the context has ended: what a server is usually ended by
  *   -EBADF, -EINVAL, -ENOTSOCK, -EOPNOTSUPP   the descriptor is none on which one can accept
+ *   -EINVAL   also: both direct and migrate
  *   -ENOMEM, -EMFILE, -EADDRINUSE...   the server could not begin
  */
 WH_API int wh_serve(wh_fd listener, wh_serve_handler handler, void *arg,

@@ -43,7 +43,7 @@
      (1 ? (p) : (type *)0))
 #endif
 
-/* A descriptor: the plain int that the kernel gave. */
+/* A descriptor: the plain int that the kernel gave. (wh_accept_direct() has others.) */
 typedef int wh_fd;
 
 /* A coroutine. Opaque; see whorl/coro.h for who owns one. */

@@ -1,0 +1,301 @@
+/*
+ * direct_test.cpp: descriptors of the ring's own (wh_accept_direct(), wh_serve_options.direct).
+ */
+#include "tests/base/child.hpp"
+#include "tests/net/peers.hpp"
+#include "tests/sched/on_workers.hpp"
+
+#include <catch2/catch_test_macros.hpp>
+
+#include <atomic>
+#include <vector>
+
+#include <sys/resource.h>
+
+namespace
+{
+
+/* A connection that a worker has accepted into its ring, and its peer. */
+struct Pair {
+    wh_fd direct = -1;
+    Fd client;
+};
+
+Fd dial(const Fd &listener)
+{
+    Address address = Address::of(listener);
+    Fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (connect(fd, address.any(), address.len) < 0)
+        return Fd();
+    return fd;
+}
+
+Pair pair_of(const Fd &listener)
+{
+    Pair pair;
+    pair.client = dial(listener);
+    pair.direct = wh_accept_direct(listener);
+    return pair;
+}
+
+size_t descriptors()
+{
+    size_t count = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    while (readdir(dir))
+        count++;
+    closedir(dir);
+    return count;
+}
+
+bool masked()
+{
+    const char *mask = getenv("WHORL_MASK");
+    return mask && strstr(mask, "direct");
+}
+
+} // namespace
+
+TEST_CASE("direct: a kernel without them says so, each time")
+{
+    in_run([] {
+        Fd listener = plain_listener();
+        if (!masked())
+            return;
+        for (int i = 0; i < 3; i++) {
+            const wh_fd fd = wh_accept_direct(listener);
+            CHECK(fd == -EOPNOTSUPP);
+        }
+    });
+}
+
+TEST_CASE("direct: a connection is read and written, and is no descriptor of the process")
+{
+    if (masked())
+        return;
+    in_run([] {
+        Fd listener = plain_listener();
+        Pair first = pair_of(listener); /* the ring has its table */
+        int rc = wh_close(first.direct);
+        CHECK(rc == 0);
+        CHECK(sees_end(first.client));
+        first.client.reset();
+
+        const size_t before = descriptors();
+        Pair pair = pair_of(listener);
+        CHECK(pair.direct >= 0);
+        CHECK(descriptors() == before + 1); /* the client's */
+        CHECK(fcntl(pair.direct, F_GETFD) == -1);
+
+        char buf[8] = {};
+        CHECK(write(pair.client, "there", 5) == 5);
+        ssize_t n = wh_recv(pair.direct, buf, sizeof buf, 0);
+        CHECK(n == 5);
+        CHECK(std::string(buf) == "there");
+        n = wh_send(pair.direct, "back", 4, 0);
+        CHECK(n == 4);
+        CHECK(read(pair.client, buf, sizeof buf) == 4);
+        rc = wh_shutdown(pair.direct, SHUT_WR);
+        CHECK(rc == 0);
+        CHECK(read(pair.client, buf, sizeof buf) == 0);
+        rc = wh_close(pair.direct);
+        CHECK(rc == 0);
+        n = wh_recv(pair.direct, buf, sizeof buf, 0);
+        CHECK(n == -EBADF);
+        rc = wh_close(pair.direct);
+        CHECK(rc == -EBADF);
+    });
+}
+
+TEST_CASE("direct: a stream over one, with deadline, buffers of the kernel's, and close")
+{
+    if (masked())
+        return;
+    in_run([] {
+        Fd listener = plain_listener();
+        Pair pair = pair_of(listener);
+        wh_conn *conn = nullptr;
+        int rc = wh_conn_create(&conn, pair.direct);
+        CHECK(rc == 0);
+        const char *bytes = nullptr;
+        ssize_t n = 0;
+        WH_WITH_TIMEOUT(WH_MILLISECOND)
+        {
+            n = wh_conn_peek(conn, 1, &bytes);
+        }
+        CHECK(n == -ETIMEDOUT);
+        CHECK(write(pair.client, "line\n", 5) == 5);
+        n = wh_conn_peek_until(conn, "\n", 1, 100, &bytes);
+        CHECK(n == 5);
+        n = wh_conn_write(conn, bytes, 5);
+        CHECK(n == 5);
+        wh_conn_consume(conn, 5);
+        rc = wh_conn_close(conn);
+        CHECK(rc == 0);
+        char buf[8] = {};
+        CHECK(read(pair.client, buf, sizeof buf) == 5);
+        CHECK(sees_end(pair.client));
+    });
+}
+
+TEST_CASE("direct: a close ends what others wait for on it, and the slot is used again")
+{
+    if (masked())
+        return;
+    in_run([] {
+        Fd listener = plain_listener();
+        for (int round = 0; round < 50; round++) {
+            Pair pair = pair_of(listener);
+            std::vector<wh_coro *> readers;
+            std::atomic<int> ended{0};
+            /* On this worker: elsewhere it is of no use. */
+            wh_spawn_options here = {};
+            here.worker = wh_worker();
+            for (int i = 0; i < 3; i++)
+                readers.push_back(spawn(
+                    [fd = pair.direct] {
+                        char buf[8];
+                        return static_cast<intptr_t>(wh_recv(fd, buf, sizeof buf, 0));
+                    },
+                    &here));
+            for (wh_coro *reader : readers)
+                until_parked(reader);
+            const int rc = wh_close(pair.direct);
+            CHECK(rc == 0);
+            for (wh_coro *reader : readers) {
+                const intptr_t value = join(reader);
+                CHECK(value == -EBADF);
+            }
+            CHECK(sees_end(pair.client));
+        }
+    });
+}
+
+TEST_CASE("direct: each worker has its own, and the others may not touch them")
+{
+    if (masked())
+        return;
+    wh_options options = {};
+    options.workers = 2;
+    in_run(
+        [] {
+            if (wh_workers() < 2)
+                return;
+            Fd listener = plain_listener();
+            Fd client = dial(listener), other_client = dial(listener);
+            wh_spawn_options first = {}, second = {};
+            first.worker = 1;
+            second.worker = 2;
+            auto accept = [fd = static_cast<int>(listener)] {
+                return static_cast<intptr_t>(wh_accept_direct(fd));
+            };
+            const auto a = static_cast<wh_fd>(join(spawn(accept, &first)));
+            const auto b = static_cast<wh_fd>(join(spawn(accept, &second)));
+            CHECK(a >= 0);
+            CHECK(b >= 0);
+            CHECK(a != b);
+            auto use = [a] {
+                char buf[8];
+                const ssize_t n = wh_recv(a, buf, sizeof buf, 0);
+                const int rc = wh_close(a);
+                return static_cast<intptr_t>(n == rc ? n : 0);
+            };
+            CHECK(join(spawn(use, &second)) == -EXDEV);
+            auto close_it = [](wh_fd fd) {
+                return [fd] { return static_cast<intptr_t>(wh_close(fd)); };
+            };
+            CHECK(join(spawn(close_it(a), &first)) == 0);
+            CHECK(join(spawn(close_it(b), &second)) == 0);
+            CHECK(sees_end(client));
+            CHECK(sees_end(other_client));
+        },
+        &options);
+}
+
+TEST_CASE("direct: with no descriptor left for more, as many again are accepted; then -ENFILE")
+{
+    if (masked())
+        return;
+    const ChildEnd end = in_child([] {
+        return in_run([] {
+            enum { CLIENTS = 100 };
+            Fd listener = plain_listener(2 * CLIENTS);
+            std::vector<Fd> clients;
+            std::vector<wh_fd> accepted;
+            for (int i = 0; i < CLIENTS; i++)
+                clients.push_back(dial(listener));
+            struct rlimit limit;
+            getrlimit(RLIMIT_NOFILE, &limit);
+            limit.rlim_cur = CLIENTS / 2; /* below what is open */
+            setrlimit(RLIMIT_NOFILE, &limit);
+            CHILD_REQUIRE(wh_accept(listener) == -EMFILE);
+            for (int i = 0; i < CLIENTS / 2; i++) {
+                accepted.push_back(wh_accept_direct(listener));
+                CHILD_REQUIRE(accepted.back() >= 0);
+            }
+            CHILD_REQUIRE(wh_accept_direct(listener) == -ENFILE); /* as large as the table is */
+            CHILD_REQUIRE(wh_close(accepted[7]) == 0);
+            accepted[7] = wh_accept_direct(listener);
+            CHILD_REQUIRE(accepted[7] >= 0);
+            for (wh_fd fd : accepted)
+                CHILD_REQUIRE(wh_close(fd) == 0);
+        });
+    });
+    INFO(end.how());
+    CHECK(end.exited(0));
+}
+
+TEST_CASE("direct: a server's connections, and where there are none plain ones")
+{
+    in_run([] {
+        static std::atomic<int> direct;
+        direct = 0;
+        auto handler = +[](const wh_client *client) {
+            const char *line = nullptr;
+            direct += fcntl(wh_conn_fd(client->conn), F_GETFD) < 0;
+            for (;;) {
+                const ssize_t n = wh_conn_peek_until(client->conn, "\n", 1, 100, &line);
+                if (n <= 0 || wh_conn_write(client->conn, line, static_cast<size_t>(n)) < 0 ||
+                    wh_conn_flush(client->conn) < 0)
+                    break;
+                wh_conn_consume(client->conn, static_cast<size_t>(n));
+            }
+        };
+        const wh_listen_options shared = {0, 1, 0, 0};
+        const wh_fd listener = wh_listen_tcp("127.0.0.1:0", &shared);
+        const std::string name = "127.0.0.1:" + std::to_string(Address::of(listener).port());
+        wh_serve_options options = {};
+        options.direct = true;
+        wh_ctx *ctx = wh_ctx_create(nullptr);
+        wh_coro *server = nullptr;
+        WH_WITH_CTX(ctx)
+        {
+            server = spawn([&] {
+                return static_cast<intptr_t>(wh_serve(listener, handler, nullptr, &options));
+            });
+        }
+        enum { CLIENTS = 40 };
+        std::vector<Fd> clients;
+        for (int i = 0; i < CLIENTS; i++) {
+            clients.emplace_back(wh_dial_tcp(name.c_str()));
+            ssize_t n = wh_send_all(clients.back(), "hello\n", 6);
+            CHECK(n == 6);
+        }
+        for (Fd &client : clients) {
+            char buf[8] = {};
+            const ssize_t n = wh_recv(client, buf, 6, MSG_WAITALL);
+            CHECK(n == 6);
+            CHECK(std::string(buf) == "hello\n");
+            client.reset();
+        }
+        CHECK(direct == (masked() ? 0 : CLIENTS));
+        wh_ctx_cancel(ctx, 0);
+        const intptr_t why = join(server);
+        CHECK(why == -ECANCELED);
+        wh_ctx_destroy(ctx);
+
+        options.migrate = true;
+        const int rc = wh_serve(wh_listen_tcp("127.0.0.1:0", nullptr), handler, nullptr, &options);
+        CHECK(rc == -EINVAL);
+    });
+}
