@@ -50,10 +50,12 @@ struct wh_conn {
     bool is_socket;
     bool reading; /* a coroutine is in a call that reads */
     bool writing;
-    bool in_over;                 /* the end of the stream has been seen */
-    struct recv_buffer in_buffer; /* where `in` is from; none: it is memory of our own */
+    bool in_is_lent; /* `in` is a buffer of that worker's; else memory of our own */
+    uint8_t in_worker;
+    uint16_t in_number;
+    bool in_over; /* the end of the stream has been seen */
     char *in;
-    size_t in_size, in_begin, in_end;
+    uint32_t in_size, in_begin, in_end;
     char *out; /* OUT_BYTES, or NULL */
     size_t out_len;
     int out_error;
@@ -156,9 +158,11 @@ static void in_release(wh_conn *conn)
 {
     if (!conn->in)
         return;
-    if (recv_buffer_is(&conn->in_buffer)) {
+    if (conn->in_is_lent) {
         INSIDE(self, "wh_conn_consume");
-        recv_buffer_return(self->worker, &conn->in_buffer);
+        struct recv_buffer buffer = {conn->in, conn->in_worker, conn->in_number};
+        recv_buffer_return(self->worker, &buffer);
+        conn->in_is_lent = false;
     } else {
         mem_free(conn->in);
     }
@@ -177,8 +181,8 @@ static int in_grow(wh_conn *conn, size_t size)
         memcpy(in, conn->in + conn->in_begin, len);
     in_release(conn);
     conn->in = in;
-    conn->in_size = size;
-    conn->in_end = len;
+    conn->in_size = (uint32_t)size;
+    conn->in_end = (uint32_t)len;
     return 0;
 }
 
@@ -193,10 +197,10 @@ static int in_make_room(wh_conn *conn, size_t min)
     if (conn->in && min <= conn->in_size) {
         memmove(conn->in, conn->in + conn->in_begin, len);
         conn->in_begin = 0;
-        conn->in_end = len;
+        conn->in_end = (uint32_t)len;
         return 0;
     }
-    size_t size = conn->in_size ? 2 * conn->in_size : RECV_BUFFER_BYTES;
+    size_t size = conn->in_size ? 2 * (size_t)conn->in_size : RECV_BUFFER_BYTES;
     return in_grow(conn, size < min ? min : size);
 }
 
@@ -220,13 +224,17 @@ static ssize_t receive_in_buffer(wh_conn *conn)
     self->op = (struct op){.code = OP_RECV_BUFFER, .fd = conn->fd};
     int n = op_await(self, 0);
     (void)enter("wh_conn_peek");
-    if (recv_buffer_take(self->worker, &self->op, &conn->in_buffer) && n > 0) {
-        conn->in = conn->in_buffer.bytes;
+    struct recv_buffer buffer;
+    if (recv_buffer_take(self->worker, &self->op, &buffer) && n > 0) {
+        conn->in = buffer.bytes;
+        conn->in_worker = buffer.worker;
+        conn->in_number = buffer.number;
+        conn->in_is_lent = true;
         conn->in_size = RECV_BUFFER_BYTES;
         conn->in_begin = 0;
-        conn->in_end = (size_t)n;
+        conn->in_end = (uint32_t)n;
     } else {
-        recv_buffer_return(self->worker, &conn->in_buffer);
+        recv_buffer_return(self->worker, &buffer);
     }
     return leave(self, n);
 }
@@ -251,7 +259,7 @@ static ssize_t fill_now(wh_conn *conn, size_t min)
         return rc;
     ssize_t n = conn->ops->read(conn->self, conn->in + conn->in_end, conn->in_size - conn->in_end);
     if (n > 0)
-        conn->in_end += (size_t)n;
+        conn->in_end += (uint32_t)n;
     else if (conn->in_begin == conn->in_end)
         in_release(conn);
     return received(conn, n);
@@ -273,7 +281,7 @@ static ssize_t fill(wh_conn *conn, size_t min)
 
 static void consume(wh_conn *conn, size_t len)
 {
-    conn->in_begin += len;
+    conn->in_begin += (uint32_t)len;
     if (conn->in_begin == conn->in_end)
         in_release(conn);
 }

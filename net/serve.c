@@ -3,7 +3,7 @@
  *
  *      wh_serve ---starts---> an acceptor for each listener, bound to its worker
  *         | joins them          | accepts, and starts in server->ctx
- *         |                     '--> serve_one: a context and a stream, handler, close
+ *         |                     '--> serve_client: a context and a stream, handler, close
  *         v
  *      drain: server->idle is cancelled; waits for `open` handlers; server->ctx is cancelled; waits
  *
@@ -81,7 +81,7 @@ static void left(struct server *server)
     wh_waitgroup_done(&server->running);
 }
 
-static void serve_one(struct server *server, wh_fd fd)
+static void serve_client(struct server *server, wh_fd fd)
 {
     wh_conn *conn;
     if (wh_conn_create(&conn, fd) < 0) {
@@ -181,15 +181,15 @@ static wh_fd accept_one(struct acceptor *acceptor)
 /* Starts the handler, out of reach of the acceptor's context. */
 static int start(struct server *server, wh_fd fd)
 {
-    const wh_spawn_options options = {
-        .name = "serve", .migrate = server->migrate, .worker = is_direct(server) ? wh_worker() : 0};
+    const wh_spawn_options options = {.migrate = server->migrate,
+                                      .worker = is_direct(server) ? wh_worker() : 0};
     int rc = -ENOMEM;
     WH_SHIELD
     {
         WH_WITH_CTX(server->ctx)
         {
             wh_coro *coro;
-            rc = wh_spawn(&coro, &options, serve_one, server, fd);
+            rc = wh_spawn(&coro, &options, serve_client, server, fd);
             if (rc == 0)
                 wh_detach(coro);
         }

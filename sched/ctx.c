@@ -43,7 +43,8 @@
 
 #include <errno.h>
 
-enum { CTXS_A_CHUNK = 32, CTXS_A_LOT = 256 };
+/* A chunk is a little less than 8 KiB, which is a size that allocators have. */
+enum { CTXS_A_CHUNK = 48, CTXS_A_LOT = 256 };
 
 struct ctx_chunk {
     struct ctx_chunk *next;
@@ -54,6 +55,8 @@ wh_ctx ctx_background = {.deadline_ns = WH_NEVER};
 wh_ctx ctx_no_memory = {.deadline_ns = WH_NEVER, .cause = -ENOMEM};
 
 /* ---- Memory ---- */
+
+static_assert(sizeof(struct ctx_chunk) <= 8192, "see above");
 
 COLD static bool slab_grow(struct worker *w)
 {
