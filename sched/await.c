@@ -86,7 +86,7 @@ static inline int direct_refused(const struct worker *w, int fd)
     if (likely(!fd_is_direct(fd)))
         return 0;
     if (fd_owner(fd) != w->index)
-        return -EXDEV;
+        return fd_owner(fd) < w->run->workers ? -EXDEV : -EBADF;
     return fd_slot(fd) < w->direct_count ? 0 : -EBADF;
 }
 

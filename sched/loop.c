@@ -237,7 +237,8 @@ static void idle_learn(struct worker *w, int64_t idle_ns, const struct op_list *
 static bool spin_pays(const struct worker *w)
 {
     return (w->ops_in_flight || w->shared) && w->idle_ns < w->spin_ns &&
-           w->idle_batch < IDLE_BATCH_ONE + IDLE_BATCH_ONE / 2;
+           (w->run->options.sqpoll_ns || /* which spins anyway, and gathers nothing */
+            w->idle_batch < IDLE_BATCH_ONE + IDLE_BATCH_ONE / 2);
 }
 
 COLD static void deadlock(struct worker *w);

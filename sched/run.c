@@ -32,6 +32,7 @@
 #define GRACE_NS_DEFAULT     (5 * WH_SECOND)
 #define HOG_NS_DEFAULT       (10 * WH_MILLISECOND)
 #define HOG_NS_MAX           (60 * WH_SECOND)
+#define SQPOLL_NS_MAX        WH_HOUR
 #define FDS_MAX              ((size_t)1 << 24)
 
 /* The rest are for spare ones. */
@@ -58,6 +59,9 @@ static wh_options options_effective(const wh_options *given)
     o.ring_entries = entries < 0 || entries > UINT32_MAX ? UINT32_MAX : (unsigned)entries;
     o.spin_ns = env_number("WHORL_SPIN_NS", o.spin_ns);
     o.grace_ns = env_number("WHORL_GRACE_NS", o.grace_ns);
+    o.sqpoll_ns = env_number("WHORL_SQPOLL_NS", o.sqpoll_ns);
+    int64_t core = env_number("WHORL_SQPOLL_CORE", o.sqpoll_core);
+    o.sqpoll_core = core < 0 || core > INT_MAX ? UINT_MAX : (unsigned)core;
     int64_t workers = env_number("WHORL_WORKERS", o.workers);
     o.workers = workers < 0 || workers > UINT32_MAX ? UINT32_MAX : (unsigned)workers;
     o.pin = env_number("WHORL_PIN", o.pin);
@@ -110,6 +114,16 @@ static int options_check(int (*root)(void *arg), const wh_options *o)
     }
     if (o->spin_ns < -1 || o->spin_ns > WH_SECOND) {
         report("spin_ns is %lld; it must be -1 (never) to a second", (long long)o->spin_ns);
+        return -EINVAL;
+    }
+    if (o->sqpoll_ns && (o->sqpoll_ns < WH_MILLISECOND || o->sqpoll_ns > SQPOLL_NS_MAX)) {
+        report("sqpoll_ns is %lld; it must be 0 (no polling), or from a millisecond to an hour",
+               (long long)o->sqpoll_ns);
+        return -EINVAL;
+    }
+    if (o->sqpoll_core > CPU_SETSIZE) {
+        report("sqpoll_core is %u; it must be 0 (any), or 1 for the first core, and so on",
+               o->sqpoll_core);
         return -EINVAL;
     }
     if (o->grace_ns < -1) {
@@ -190,7 +204,13 @@ static void worker_prepare(struct worker *w, struct run *run, unsigned index)
 static int worker_begin(struct worker *w)
 {
     const wh_options *o = &w->run->options;
-    int rc = ring_create(o->ring_entries, &w->engine);
+    const struct ring_options ring = {
+        .entries = o->ring_entries,
+        .sqpoll_ns = o->sqpoll_ns,
+        .sqpoll_core = (int)o->sqpoll_core - 1,
+        .beside = w->index ? w->run->worker[0]->engine : NULL,
+    };
+    int rc = ring_create(&ring, &w->engine);
     if (rc < 0)
         return rc;
     w->fds_count = w->run->fds_count;
@@ -699,7 +719,7 @@ int wh_caps(char *buf, size_t size)
         ring_caps(w->engine, &caps);
     } else {
         struct engine *engine;
-        if (ring_create(8, &engine) < 0)
+        if (ring_create(&(struct ring_options){.entries = 8}, &engine) < 0)
             return caps_print(&caps, buf, size);
         ring_caps(engine, &caps);
         engine->type->destroy(engine);

@@ -201,8 +201,17 @@ static inline void engine_wait(struct engine *engine, int64_t until_ns, struct o
     engine->type->wait(engine, until_ns, done);
 }
 
+struct ring_options {
+    unsigned entries; /* of the submission queue: a power of two, 8 to 32768 */
+    /* A thread of the kernel's takes the submissions and works on them, and sleeps when there were
+     * none for so long, at least a millisecond; 0: there is none. */
+    int64_t sqpoll_ns;
+    int sqpoll_core;             /* where it runs; -1: anywhere */
+    const struct engine *beside; /* takes that one's thread; it must live now; or NULL */
+};
+
 /* The io_uring engine (ring.c), for the calling thread. Returns 0, or -errno and one line on
  * standard error that says why and what helps. */
-int ring_create(unsigned entries, struct engine **ret_engine);
+int ring_create(const struct ring_options *options, struct engine **ret_engine);
 
 #endif

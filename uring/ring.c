@@ -25,6 +25,16 @@
  * eventfd, which the ring polls with one multishot operation (user_data 1). The eventfd is never
  * read: each write is an edge, and its count has room for ever.
  *
+ * Submission polling (SQPOLL). A thread of the kernel's looks at the submission queue, so
+ * submitting is publishing its tail, and completions are posted as they come: a worker that is
+ * busy, or spins, makes no system call. The thread sleeps when nothing came for a while, and says
+ * so in a flag; who has published looks at that, and wakes it:
+ *
+ *      we        tail = n; fence; is NEED_WAKEUP set? then enter
+ *      thread    NEED_WAKEUP = 1; fence; is the tail beyond what I took? then on; else sleep
+ *
+ * It excludes DEFER_TASKRUN. Rings of one run share the thread.
+ *
  * All system calls go through io_uring_enter2(), which tests wrap to inject faults.
  */
 #include "uring/ring.h"
@@ -34,6 +44,7 @@
 #include <errno.h>
 #include <liburing.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -73,6 +84,7 @@ struct ring {
     struct op_list done;                   /* taken early, to be handed out by the next wait */
     int wake_fd;                           /* an eventfd, or -1: by message */
     bool wake_armed;                       /* wake_fd is being polled */
+    bool sqpoll;                           /* a thread of the kernel's submits */
     struct io_uring_buf_ring *buffer_ring; /* or NULL */
     char *buffers;
     unsigned buffers_count;
@@ -121,6 +133,15 @@ static unsigned kernel_flags(const struct ring *r)
     return __atomic_load_n(r->uring.sq.kflags, __ATOMIC_RELAXED);
 }
 
+/* Whether the thread that polls the queue is to be woken, after the tail has been published. */
+static bool polling_sleeps(const struct ring *r)
+{
+    /* seq_cst: pairs with the thread's fence between setting the flag and a last look at the tail
+     */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    return kernel_flags(r) & IORING_SQ_NEED_WAKEUP;
+}
+
 /* ThreadSanitizer keeps a signal back until its thread makes a call that it knows, and io_uring's
  * are none. */
 static inline void signals_deliver(void)
@@ -130,15 +151,25 @@ static inline void signals_deliver(void)
 #endif
 }
 
+/* How many entries the kernel has not taken. */
+static unsigned unsubmitted(const struct ring *r)
+{
+    const struct io_uring_sq *sq = &r->uring.sq;
+    /* acquire: pairs with the polling thread's release after it has read an entry */
+    return sq->sqe_tail - __atomic_load_n(sq->khead, __ATOMIC_ACQUIRE);
+}
+
 /* One io_uring_enter(2): submits everything, waits for one completion if asked to. */
 static int enter(struct ring *r, bool sleep, int64_t until_ns)
 {
     struct io_uring_sq *sq = &r->uring.sq;
-    unsigned to_submit = sq->sqe_tail - *sq->khead;
+    unsigned to_submit = unsubmitted(r);
     /* release: pairs with the kernel's acquire of the tail before it reads the entries */
     __atomic_store_n(sq->ktail, sq->sqe_tail, __ATOMIC_RELEASE);
 
     unsigned flags = r->enter_flags | IORING_ENTER_GETEVENTS;
+    if (unlikely(r->sqpoll) && polling_sleeps(r))
+        flags |= IORING_ENTER_SQ_WAKEUP;
     struct __kernel_timespec ts;
     struct io_uring_getevents_arg arg = {.ts = 0};
     void *extra = NULL;
@@ -177,9 +208,14 @@ static int enter(struct ring *r, bool sleep, int64_t until_ns)
 COLD static void flush(struct ring *r)
 {
     r->stats.full++;
-    for (unsigned tries = 0; io_uring_sq_ready(&r->uring); tries++) {
+    for (unsigned tries = 0; unsubmitted(r); tries++) {
         int rc = enter(r, false, 0);
         reap(r);
+        if (r->sqpoll) {
+            if (unsubmitted(r))
+                sched_yield(); /* the thread is at it */
+            continue;
+        }
         if (rc != -EAGAIN && rc != -EBUSY)
             continue;
         if (tries == STARVED_TRIES_MAX)
@@ -294,6 +330,19 @@ static void ring_wake(struct engine *engine)
     wh_assert(rc >= 0 || rc == -EOVERFLOW); /* full: it has much to wake up for */
 }
 
+/* Publishes what was submitted. Returns whether the kernel must be entered for it. */
+static bool publish(struct ring *r)
+{
+    if (likely(!r->sqpoll))
+        return io_uring_sq_ready(&r->uring);
+    struct io_uring_sq *sq = &r->uring.sq;
+    if (*sq->ktail == sq->sqe_tail)
+        return false; /* whoever published it has looked */
+    /* release: pairs with the polling thread's acquire of the tail before it reads the entries */
+    __atomic_store_n(sq->ktail, sq->sqe_tail, __ATOMIC_RELEASE);
+    return polling_sleeps(r);
+}
+
 static void ring_wait(struct engine *engine, int64_t until_ns, struct op_list *done)
 {
     struct ring *r = ring_of(engine);
@@ -302,7 +351,7 @@ static void ring_wait(struct engine *engine, int64_t until_ns, struct op_list *d
         wake_arm(r);
 
     /* Without the flag only entering tells whether there is work. */
-    bool work = io_uring_sq_ready(&r->uring) || !r->caps.taskrun_flag ||
+    bool work = publish(r) || (!r->caps.taskrun_flag && !r->sqpoll) ||
                 (kernel_flags(r) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW));
     bool sleep = !r->done.first && until_ns > 0;
     if (work || sleep) {
@@ -430,13 +479,28 @@ static const char *setup_cure(int error)
     }
 }
 
-/* Sets the ring up with every flag there is, without those that are masked or unknown here. */
-static int setup(struct ring *r, unsigned entries)
+static void sqpoll_set(struct io_uring_params *params, const struct ring_options *o)
 {
+    params->flags |= IORING_SETUP_SQPOLL;
+    params->sq_thread_idle = (uint32_t)(o->sqpoll_ns / 1000000);
+    if (o->sqpoll_core >= 0) {
+        params->flags |= IORING_SETUP_SQ_AFF;
+        params->sq_thread_cpu = (uint32_t)o->sqpoll_core;
+    }
+    if (o->beside) {
+        params->flags |= IORING_SETUP_ATTACH_WQ;
+        params->wq_fd = (uint32_t)container_of(o->beside, const struct ring, engine)->uring.ring_fd;
+    }
+}
+
+/* Sets the ring up with every flag there is, without those that are masked or unknown here. */
+static int setup(struct ring *r, const struct ring_options *o)
+{
+    unsigned entries = o->entries;
     struct caps *caps = &r->caps;
     caps->single_issuer = !caps_masked("single_issuer");
-    caps->defer_taskrun = caps->single_issuer && !caps_masked("defer_taskrun");
-    caps->taskrun_flag = !caps_masked("taskrun_flag");
+    caps->defer_taskrun = !r->sqpoll && caps->single_issuer && !caps_masked("defer_taskrun");
+    caps->taskrun_flag = !r->sqpoll && !caps_masked("taskrun_flag");
     caps->no_sqarray = !caps_masked("no_sqarray");
 
     for (;;) {
@@ -444,8 +508,11 @@ static int setup(struct ring *r, unsigned entries)
         params.flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL;
         if (caps->single_issuer)
             params.flags |= IORING_SETUP_SINGLE_ISSUER;
-        params.flags |=
-            caps->defer_taskrun ? IORING_SETUP_DEFER_TASKRUN : IORING_SETUP_COOP_TASKRUN;
+        if (r->sqpoll)
+            sqpoll_set(&params, o);
+        else
+            params.flags |=
+                caps->defer_taskrun ? IORING_SETUP_DEFER_TASKRUN : IORING_SETUP_COOP_TASKRUN;
         if (caps->taskrun_flag)
             params.flags |= IORING_SETUP_TASKRUN_FLAG;
         if (caps->no_sqarray)
@@ -503,8 +570,9 @@ static void probe_features(struct ring *r)
         r->enter_flags |= ENTER_NO_IOWAIT;
 }
 
-int ring_create(unsigned entries, struct engine **ret_engine)
+int ring_create(const struct ring_options *options, struct engine **ret_engine)
 {
+    unsigned entries = options->entries;
     if (entries < ENTRIES_MIN || entries > ENTRIES_MAX || (entries & (entries - 1))) {
         report("ring_entries is %u; it must be a power of two from %d to %d", entries, ENTRIES_MIN,
                ENTRIES_MAX);
@@ -516,14 +584,17 @@ int ring_create(unsigned entries, struct engine **ret_engine)
         return -ENOMEM;
     }
     r->engine.type = &ring_type;
+    r->sqpoll = options->sqpoll_ns > 0;
 
-    int rc = setup(r, entries);
+    int rc = setup(r, options);
     if (rc < 0) {
-        report("cannot set up io_uring (%s): %s", strerror(-rc), setup_cure(rc));
+        bool core = rc == -EINVAL && options->sqpoll_core >= 0 && r->sqpoll;
+        report("cannot set up io_uring (%s): %s", strerror(-rc),
+               core ? "is there such a core as sqpoll_core?" : setup_cure(rc));
         mem_free(r);
         if (rc == -EACCES)
             return -EPERM;
-        return rc == -EINVAL ? -ENOSYS : rc;
+        return rc == -EINVAL && !core ? -ENOSYS : rc;
     }
     probe_features(r);
     r->wake_fd = -1;

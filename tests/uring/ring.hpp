@@ -57,12 +57,25 @@ struct Op {
 /* Reads and writes at the file's own position. */
 constexpr uint64_t HERE = UINT64_MAX;
 
+/* What ring_create() says to so many entries. */
+inline int ring_try(unsigned entries, struct engine **ret_engine)
+{
+    struct ring_options options = {};
+    options.entries = entries;
+    return ring_create(&options, ret_engine);
+}
+
 class Ring
 {
   public:
     explicit Ring(unsigned entries = 64)
     {
-        REQUIRE(ring_create(entries, &engine_) == 0);
+        struct ring_options options = {};
+        const char *sqpoll = getenv("RING_SQPOLL_NS");
+        options.entries = entries;
+        options.sqpoll_ns = sqpoll ? atoll(sqpoll) : 0;
+        options.sqpoll_core = -1;
+        REQUIRE(ring_create(&options, &engine_) == 0);
     }
     Ring(const Ring &) = delete;
     Ring &operator=(const Ring &) = delete;

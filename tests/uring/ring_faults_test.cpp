@@ -253,7 +253,7 @@ TEST_CASE("faults: an error that nothing mends ends the process and says which")
     for (int error : {-EBADF, -EFAULT, -EOPNOTSUPP}) {
         ChildEnd end = in_child([&] {
             struct engine *engine;
-            CHILD_REQUIRE(ring_create(8, &engine) == 0);
+            CHILD_REQUIRE(ring_try(8, &engine) == 0);
             play({error});
             struct op_list done = {nullptr, nullptr};
             engine_wait(engine, clock_now() + MS_NS, &done);
