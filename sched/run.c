@@ -234,6 +234,7 @@ static int worker_begin(struct worker *w)
     *w->exceptions = (struct exception_globals){0};
     sanitizer_thread_set(&w->loop.sanitizer);
     worker_tls = w;
+    w->tid = gettid();
     watchdog_signal_admit(w);
     return 0;
 

@@ -57,6 +57,7 @@
 
 #include <errno.h>
 #include <execinfo.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -317,6 +318,15 @@ static void signal_hog(const struct run *run, struct worker *w)
         (void)pthread_sigqueue(w->thread, run->watchdog.signal, (union sigval){.sival_ptr = &mark});
 }
 
+static int64_t thread_cpu_ns(const struct worker *w)
+{
+    clockid_t clock;
+    struct timespec ts = {0};
+    if (pthread_getcpuclockid(w->thread, &clock) == 0)
+        clock_gettime(clock, &ts);
+    return ts.tv_sec * WH_SECOND + ts.tv_nsec;
+}
+
 /* Returns whether the worker has slept since the last tick. */
 static bool look(struct run *run, struct worker *w, int64_t now_ns)
 {
@@ -340,6 +350,7 @@ static bool look(struct run *run, struct worker *w, int64_t now_ns)
     watched->since_ns = now_ns;
     checkpoint_unask(w);
     if (where == IN_USER) {
+        watched->cpu_ns = thread_cpu_ns(w);
         /* release: pairs with the acquire in is_hogged() */
         __atomic_compare_exchange_n(&w->where, &where, IN_USER_STALE, false, __ATOMIC_RELEASE,
                                     __ATOMIC_RELAXED);
@@ -402,12 +413,41 @@ static void name_unanswered(struct run *run, struct worker *w, int64_t now_ns)
     w->watched.reported = true;
 }
 
+/* Whether the thread waits for a core, or has one: it is not blocked in a system call. */
+static bool is_runnable(pid_t tid)
+{
+    char path[64], text[256];
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)tid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0)
+        close(fd);
+    if (n <= 0)
+        return false;
+    text[n] = 0;
+    const char *name_end = strrchr(text, ')'); /* the state follows the name in brackets */
+    return name_end && !strncmp(name_end, ") R", 3);
+}
+
+/* Whether the worker's thread has been running, or blocked, and not merely kept from its core by
+ * others: nothing is wrong with a coroutine on a machine that is too busy. */
+static bool is_at_fault(const struct run *run, const struct worker *w)
+{
+    if (thread_cpu_ns(w) - w->watched.cpu_ns >= run->watchdog.tick_ns)
+        return true;
+    if (is_runnable(w->tid))
+        return false;
+    /* acquire: pairs with nothing: read after the state, which may be that of a later sleep */
+    uint8_t where = __atomic_load_n(&w->where, __ATOMIC_ACQUIRE);
+    return where == IN_USER_STALE || where == IN_HANDLER;
+}
+
 static void name_hogs(struct run *run, int64_t now_ns)
 {
     for (unsigned i = 0; i < run->workers; i++) {
         struct worker *w = run->worker[i];
         struct watched *watched = &w->watched;
-        if (!watched->hogged || watched->reported)
+        if (!watched->hogged || watched->reported || !is_at_fault(run, w))
             continue;
         if (answered(watched)) {
             watched->reported = true;

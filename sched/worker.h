@@ -41,6 +41,7 @@ struct watched {
     uint32_t ticks;  /* since when no call has come */
     bool reported;   /* this hog */
     int64_t since_ns;
+    int64_t cpu_ns; /* of the worker's thread, then */
     /* any thread, atomic */
     uint32_t hog;         /* the number of the hog that is looked at; the watchdog writes it */
     uint32_t answered;    /* the last one that the handler has found; the handler writes it */
@@ -204,7 +205,8 @@ struct worker {
     bool grace_begun;
     int64_t grace_end_ns;
 
-    pthread_t thread;                   /* of worker 0: the caller's */
+    pthread_t thread; /* of worker 0: the caller's */
+    pid_t tid;
     int start_error;                    /* of the thread: 0 or -errno */
     bool start_over;                    /* of a spare one: start_error says how; end_mutex */
     bool signal_was_blocked;            /* the watchdog's, in the caller's thread */

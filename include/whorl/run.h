@@ -74,7 +74,8 @@ typedef struct wh_options {
  * avoid that. For those that do it nevertheless a run has a watchdog, a thread that looks at the
  * workers every hog_ns / 2 while any of them has something to do. When it finds a hog,
  *
- *   - it names it on standard error, once, with the calls that it is in (at most a line a second;
+ *   - it names it on standard error, once (and not one that merely waits for its core, which others
+ *     have), with the calls that it is in (at most a line a second;
  *     as addresses where the program has no names for them: addr2line -f -e PROGRAM 0x1684), and
  *     counts it (wh_stats.hogs, wh_site.hogs);
  *   - it sends the worker's thread the signal, again and again as long as there may be something to

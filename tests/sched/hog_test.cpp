@@ -16,6 +16,7 @@
 #include <atomic>
 #include <csignal>
 #include <ctime>
+#include <memory>
 #include <string>
 #include <thread>
 
@@ -264,7 +265,14 @@ TEST_CASE("hog: without a signal it is counted and named by its start, and not i
 namespace
 {
 std::atomic<int> passed{0};
+
+int64_t own_cpu_ns()
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return ts.tv_sec * WH_SECOND + ts.tv_nsec;
 }
+} // namespace
 
 TEST_CASE("hog: a signal that the watchdog has not sent goes to the handler from before")
 {
@@ -322,6 +330,50 @@ TEST_CASE("hog: the signal of one run's watchdog is given to nobody in the other
         },
         &without);
     CHECK(after == 0);
+}
+
+TEST_CASE("hog: who merely waits for its core is not named")
+{
+    const ChildEnd end = in_child([] {
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(sched_getcpu(), &one);
+        CHILD_REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
+        std::atomic<bool> ends{false};
+        std::vector<std::thread> others;
+        for (int i = 0; i < 12; i++)
+            others.emplace_back([&ends] {
+                while (!ends)
+                    ;
+            });
+        std::string said;
+        auto err = std::make_unique<StderrKept>();
+        const wh_options options = one_worker();
+        int64_t longest_ns = 0;
+        in_run(
+            [&] {
+                for (int i = 0; i < 20; i++) {
+                    /* Two milliseconds of its own, in which the others have many more. */
+                    const int64_t begin_ns = wh_now(), cpu_ns = own_cpu_ns();
+                    while (own_cpu_ns() - cpu_ns < 2 * WH_MILLISECOND)
+                        ;
+                    longest_ns = std::max(longest_ns, wh_now() - begin_ns);
+                    wh_sleep(WH_MICROSECOND);
+                }
+            },
+            &options);
+        said = err->text();
+        err.reset();
+        ends = true;
+        for (std::thread &other : others)
+            other.join();
+        CHILD_REQUIRE(longest_ns > 20 * WH_MILLISECOND); /* it did wait */
+        fputs(said.c_str(), stderr);
+        CHILD_REQUIRE(said.find("hog:") == std::string::npos);
+        return 0;
+    });
+    INFO(end.how());
+    CHECK(end.exited(0));
 }
 
 TEST_CASE("hog: when the caller has blocked the signal it is blocked again after the run")
