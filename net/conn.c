@@ -19,10 +19,11 @@
  * and a new receive. A single receive that picks its buffer when data has come holds as little
  * while it waits, and the submission that it costs goes with the next enter anyway.
  */
+#include "net/conn.h"
+
 #include "sched/recv_buffer.h"
 #include "sched/sched.h"
 
-#include <whorl/conn.h>
 #include <whorl/ctx.h>
 #include <whorl/io.h>
 #include <whorl/time.h>
@@ -53,7 +54,9 @@ struct wh_conn {
     bool in_is_lent; /* `in` is a buffer of that worker's; else memory of our own */
     uint8_t in_worker;
     uint16_t in_number;
+    struct conn_splices splices;
     bool in_over; /* the end of the stream has been seen */
+    int in_error; /* what the end is: 0 or -errno */
     char *in;
     uint32_t in_size, in_begin, in_end;
     char *out; /* OUT_BYTES, or NULL */
@@ -204,11 +207,17 @@ static int in_make_room(wh_conn *conn, size_t min)
     return in_grow(conn, size < min ? min : size);
 }
 
+/* Counts what other workers may read. */
+static inline void tally(uint64_t *figure, uint64_t by)
+{
+    __atomic_store_n(figure, *figure + by, __ATOMIC_RELAXED);
+}
+
 static ssize_t received(wh_conn *conn, ssize_t n)
 {
     if (n > 0) {
-        conn->stats.bytes_in += (uint64_t)n;
-        conn->stats.reads++;
+        tally(&conn->stats.bytes_in, (uint64_t)n);
+        tally(&conn->stats.reads, 1);
     }
     if (n == 0)
         conn->in_over = true;
@@ -243,7 +252,7 @@ static ssize_t receive_in_buffer(wh_conn *conn)
 static ssize_t fill_now(wh_conn *conn, size_t min)
 {
     if (conn->in_over)
-        return 0;
+        return conn->in_error;
     if (!conn->in && conn->is_socket && min <= RECV_BUFFER_BYTES) {
         ssize_t n = receive_in_buffer(conn);
         if (likely(n != -ENOBUFS))
@@ -288,7 +297,9 @@ static void consume(wh_conn *conn, size_t len)
 
 static ssize_t read_now(wh_conn *conn, void *buf, size_t len)
 {
-    return conn->in_over ? 0 : received(conn, conn->ops->read(conn->self, buf, len));
+    if (conn->in_over)
+        return conn->in_error;
+    return received(conn, conn->ops->read(conn->self, buf, len));
 }
 
 static ssize_t read_some(wh_conn *conn, void *buf, size_t len)
@@ -420,8 +431,8 @@ static int write_all(wh_conn *conn, struct iovec *iov, int count)
         ssize_t n = write_some(conn, iov, count);
         if (unlikely(n <= 0))
             return conn->out_error = n < 0 ? (int)n : -EIO;
-        conn->stats.bytes_out += (uint64_t)n;
-        conn->stats.writes++;
+        tally(&conn->stats.bytes_out, (uint64_t)n);
+        tally(&conn->stats.writes, 1);
         for (size_t left = (size_t)n; left;) {
             size_t part = left < iov->iov_len ? left : iov->iov_len;
             iov->iov_base = (char *)iov->iov_base + part;
@@ -590,5 +601,105 @@ wh_fd wh_conn_fd(const wh_conn *conn)
 
 void wh_conn_stats_get(const wh_conn *conn, wh_conn_stats *ret_stats)
 {
-    *ret_stats = conn->stats;
+    const wh_conn_stats *stats = &conn->stats;
+    *ret_stats = (wh_conn_stats){
+        .bytes_in = __atomic_load_n(&stats->bytes_in, __ATOMIC_RELAXED),
+        .bytes_out = __atomic_load_n(&stats->bytes_out, __ATOMIC_RELAXED),
+        .reads = __atomic_load_n(&stats->reads, __ATOMIC_RELAXED),
+        .writes = __atomic_load_n(&stats->writes, __ATOMIC_RELAXED),
+    };
+}
+
+/* ---- From beneath (conn.h) ---- */
+
+void conn_take_reading(wh_conn *conn, const char *call)
+{
+    take_turn(&conn->reading, call);
+}
+
+void conn_leave_reading(wh_conn *conn)
+{
+    conn->reading = false;
+}
+
+void conn_take_writing(wh_conn *conn, const char *call)
+{
+    take_turn(&conn->writing, call);
+}
+
+void conn_leave_writing(wh_conn *conn)
+{
+    conn->writing = false;
+}
+
+struct conn_splices *conn_splices(wh_conn *conn)
+{
+    return &conn->splices;
+}
+
+int64_t conn_read_ns(const wh_conn *conn)
+{
+    return conn->read_ns;
+}
+
+int64_t conn_write_ns(const wh_conn *conn)
+{
+    return conn->write_ns;
+}
+
+const char *conn_buffered_at(const wh_conn *conn)
+{
+    return conn->in + conn->in_begin;
+}
+
+ssize_t conn_fill(wh_conn *conn, size_t room)
+{
+    return fill(conn, room);
+}
+
+void conn_received(wh_conn *conn, ssize_t n)
+{
+    (void)received(conn, n);
+}
+
+void conn_put_back(wh_conn *conn, char *bytes, size_t len)
+{
+    wh_assert(!conn->in && len);
+    wh_assert(!conn->in_is_lent && len <= UINT32_MAX);
+    conn->in = bytes;
+    conn->in_size = conn->in_end = (uint32_t)len;
+    conn->in_begin = 0;
+}
+
+void conn_lost(wh_conn *conn, int error)
+{
+    conn->in_over = true;
+    conn->in_error = error;
+}
+
+int conn_flush(wh_conn *conn)
+{
+    return flush(conn);
+}
+
+void conn_sent(wh_conn *conn, ssize_t n)
+{
+    if (unlikely(n <= 0)) {
+        conn->out_error = n < 0 ? (int)n : -EIO;
+        return;
+    }
+    tally(&conn->stats.bytes_out, (uint64_t)n);
+    tally(&conn->stats.writes, 1);
+}
+
+ssize_t conn_send(wh_conn *conn, const void *bytes, size_t len)
+{
+    const struct iovec piece = {(void *)(uintptr_t)bytes, len};
+    if (unlikely(conn->out_error))
+        return conn->out_error;
+    ssize_t n = write_some(conn, &piece, 1);
+    if (unlikely((n == -ETIMEDOUT || n == -ECANCELED) && conn->fd >= 0))
+        return n; /* and has done nothing */
+    conn_sent(conn, n);
+    return likely(n > 0) ? n : conn->out_error;
 }

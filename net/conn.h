@@ -1,0 +1,62 @@
+/*
+ * conn.h: a stream from beneath, for what moves its bytes without the calls of whorl/conn.h
+ * (copy.c). Nothing here looks at whose turn it is: the caller has taken it.
+ */
+#ifndef NET_CONN_H
+#define NET_CONN_H
+
+#include <whorl/conn.h>
+
+/* A coroutine reads, or writes, until it leaves the turn; another one that does aborts the program,
+ * as in the public calls. `call` is named then. */
+void conn_take_reading(wh_conn *conn, const char *call);
+void conn_leave_reading(wh_conn *conn);
+void conn_take_writing(wh_conn *conn, const char *call);
+void conn_leave_writing(wh_conn *conn);
+
+/* How the descriptor is kept from blocking while bytes are spliced from or to it. */
+struct conn_splices {
+    uint8_t lock;  /* of the other two: its reader and its writer may be on two workers */
+    uint8_t count; /* under lock: how many there are */
+    bool blocks;   /* under lock: it did before, and is to again */
+};
+
+struct conn_splices *conn_splices(wh_conn *conn);
+
+/* The stream's own timeouts, in nanoseconds. */
+int64_t conn_read_ns(const wh_conn *conn);
+int64_t conn_write_ns(const wh_conn *conn);
+
+/* ---- Reading ---- */
+
+/* What is received and not consumed: wh_conn_buffered() bytes. */
+const char *conn_buffered_at(const wh_conn *conn);
+
+/* Receives some bytes more into the stream, with room for `room` in all, in the stream's own
+ * timeout. Returns as recv(2), or -ENOMEM. */
+ssize_t conn_fill(wh_conn *conn, size_t room);
+
+/* The descriptor was read without the stream: so many bytes, 0 at the end, or an error. */
+void conn_received(wh_conn *conn, ssize_t n);
+
+/* Bytes that conn_received() has counted are to be read again. Nothing is there; the memory, of
+ * mem_alloc(), is the stream's from now on. */
+void conn_put_back(wh_conn *conn, char *bytes, size_t len);
+
+/* Such bytes are lost: what is read next would not be what comes next. */
+void conn_lost(wh_conn *conn, int error);
+
+/* ---- Writing ---- */
+
+/* Sends what is in the buffer. Returns 0, or the error that every write says from now on. */
+int conn_flush(wh_conn *conn);
+
+/* Sends some of the bytes, past the buffer, which is empty. Returns as send(2), or an error as
+ * conn_flush(); but -ETIMEDOUT and -ECANCELED of a descriptor are this call's alone. */
+ssize_t conn_send(wh_conn *conn, const void *bytes, size_t len);
+
+/* The descriptor was written to without the stream: so many bytes, or an error, which every write
+ * says from now on. */
+void conn_sent(wh_conn *conn, ssize_t n);
+
+#endif
