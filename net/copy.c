@@ -1,0 +1,406 @@
+/*
+ * copy.c: moving bytes between streams (whorl/copy.h).
+ *
+ *      fill from's buffer --send--> to                  by rounds: small pieces, all streams
+ *
+ *      poll from --> splice --> pipe --> splice --> to  large ones, between two descriptors
+ *                                 |      |
+ *                                 |      `-- takes no more: poll to, the pipe kept
+ *                                 `-- the copy ends first: read back into from's buffer
+ *
+ * A round begins with a wait in the ring, so every round obeys deadline and cancel and lets the
+ * others run, also between streams that are always ready. Waiting holds neither buffer (conn.c) nor
+ * pipe: a pipe is taken when there is something to move, is empty at the end of the round, and is
+ * the worker's again. Only a stream that is stopped by a slow reader holds one.
+ *
+ * A copy begins with the buffer. A fill that takes all that a buffer of the worker's holds makes it
+ * go on by splices, and SMALL_ROUNDS splices of less make it go back. Descriptors are non-blocking
+ * only in between: the ring's receive costs twice as much of one that is.
+ *
+ * Files and terminals are copied through the buffer: a splice from them may block the thread.
+ *
+ * Rejected: the ring's own splice, which goes to a thread of the kernel's, there and back
+ * (splice.c). Looking for more before a poll says that there is some: gains nothing.
+ */
+#include "net/conn.h"
+#include "net/splice.h"
+
+#include "base/lock.h"
+#include "sched/recv_buffer.h"
+#include "sched/sched.h"
+
+#include <whorl/copy.h>
+#include <whorl/coro.h>
+#include <whorl/ctx.h>
+#include <whorl/io.h>
+#include <whorl/time.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+enum {
+    ROOM_BYTES = 64 << 10,         /* of a buffer, once a small one was filled */
+    ROOM_WRAPPED_BYTES = 16 << 10, /* where it is held while the stream waits */
+    SMALL_BYTES = RECV_BUFFER_BYTES,
+    SMALL_ROUNDS = 4,
+    SPLICED_MIN_BYTES = 16 << 10, /* less to come is not worth making descriptors non-blocking */
+};
+
+/* Two directions. Each is copied by a coroutine of its own. */
+struct both {
+    int64_t idle_ns;
+    wh_ctx *ctx;
+    int64_t moved_ns; /* when something last did; atomic */
+    int error;        /* the first; atomic */
+};
+
+struct copy {
+    wh_conn *to, *from;
+    int64_t max, moved;
+    size_t room;       /* for the next fill */
+    ssize_t piece;     /* what the last round received */
+    unsigned small;    /* how many in a row were small */
+    bool spliced;      /* the descriptors are non-blocking */
+    bool unspliceable; /* found out */
+    struct both *both; /* or NULL: one direction alone */
+};
+
+/* ---- Waiting ---- */
+
+enum step { READABLE, WRITABLE, FILL, SEND };
+
+static size_t sendable(const struct copy *c)
+{
+    size_t there = wh_conn_buffered(c->from);
+    return (int64_t)there < c->max - c->moved ? there : (size_t)(c->max - c->moved);
+}
+
+static ssize_t step_now(struct copy *c, enum step step)
+{
+    switch (step) {
+    case READABLE: return wh_poll(wh_conn_fd(c->from), POLLIN);
+    case WRITABLE: return wh_poll(wh_conn_fd(c->to), POLLOUT);
+    case FILL: return conn_fill(c->from, c->room);
+    default: return conn_send(c->to, conn_buffered_at(c->from), sendable(c));
+    }
+}
+
+static int64_t idle_until(const struct both *both)
+{
+    return __atomic_load_n(&both->moved_ns, __ATOMIC_RELAXED) + both->idle_ns;
+}
+
+/* Ends with -ETIMEDOUT when nothing has moved in the other direction either. */
+static ssize_t step_unless_idle(struct copy *c, enum step step)
+{
+    if (!c->both || c->both->idle_ns == WH_NEVER)
+        return step_now(c, step);
+    for (;;) {
+        int64_t until_ns = idle_until(c->both);
+        ssize_t n = 0;
+        WH_WITH_DEADLINE(until_ns)
+        {
+            n = step_now(c, step);
+        }
+        if (n != -ETIMEDOUT || idle_until(c->both) <= until_ns || wh_ctx_err(NULL) < 0)
+            return n;
+    }
+}
+
+static ssize_t step_in_time(struct copy *c, enum step step)
+{
+    int64_t ns = step == READABLE || step == FILL ? conn_read_ns(c->from) : conn_write_ns(c->to);
+    if (ns == WH_NEVER)
+        return step_unless_idle(c, step);
+    ssize_t n = 0;
+    WH_WITH_TIMEOUT(ns)
+    {
+        n = step_unless_idle(c, step);
+    }
+    return n;
+}
+
+static void moved(struct copy *c, ssize_t n)
+{
+    c->moved += n;
+    if (c->both && c->both->idle_ns != WH_NEVER)
+        __atomic_store_n(&c->both->moved_ns, wh_now(), __ATOMIC_RELAXED);
+}
+
+/* ---- Through the buffer: each returns 1 to go on, 0 at the end, or -errno ---- */
+
+static int send_buffered(struct copy *c)
+{
+    while (sendable(c)) {
+        ssize_t n = step_in_time(c, SEND);
+        if (n < 0)
+            return (int)n;
+        wh_conn_consume(c->from, (size_t)n);
+        moved(c, n);
+    }
+    return 1;
+}
+
+static int buffer_round(struct copy *c)
+{
+    bool wrapped = wh_conn_fd(c->from) < 0;
+    if (wrapped) {
+        wh_yield(); /* it may never park */
+        int rc = wh_ctx_err(NULL);
+        if (rc < 0)
+            return rc;
+    }
+    ssize_t n = step_in_time(c, FILL);
+    if (n <= 0)
+        return (int)n;
+    c->piece = n;
+    c->room = n < SMALL_BYTES ? SMALL_BYTES : wrapped ? ROOM_WRAPPED_BYTES : ROOM_BYTES;
+    return send_buffered(c);
+}
+
+/* ---- Through a pipe: the same ---- */
+
+/* Where what is in the pipe came from, to be read again. Returns 1 or -ENOMEM. */
+COLD static int put_back(struct copy *c, const struct pipe *pipe, size_t len)
+{
+    char *bytes = mem_alloc(len);
+    if (!bytes || !pipe_read(pipe, bytes, len)) {
+        mem_free(bytes);
+        pipe_drop(pipe);
+        conn_lost(c->from, -ENOMEM);
+        return -ENOMEM;
+    }
+    pipe_give(pipe);
+    conn_put_back(c->from, bytes, len);
+    return 1;
+}
+
+/* The pipe has `len` bytes; it is given back. -EINVAL: `to` cannot be spliced to. */
+static int empty_pipe(struct copy *c, const struct pipe *pipe, size_t len)
+{
+    int rc = 1;
+    while (len && rc > 0) {
+        ssize_t n = splice_out(pipe, wh_conn_fd(c->to), len);
+        if (likely(n > 0)) {
+            conn_sent(c->to, n);
+            moved(c, n);
+            len -= (size_t)n;
+        } else if (n == -EAGAIN) {
+            rc = (int)step_in_time(c, WRITABLE);
+        } else {
+            rc = n < 0 ? (int)n : -EIO;
+            if (rc != -EINVAL)
+                conn_sent(c->to, rc);
+        }
+    }
+    if (likely(!len)) {
+        pipe_give(pipe);
+        return 1;
+    }
+    return put_back(c, pipe, len) < 0 && rc == -EINVAL ? -ENOMEM : rc;
+}
+
+static int splice_round(struct copy *c)
+{
+    int rc = (int)step_in_time(c, READABLE);
+    if (rc < 0)
+        return rc;
+    struct pipe pipe;
+    if (unlikely(!pipe_take(&pipe))) {
+        c->room = ROOM_BYTES;
+        return buffer_round(c);
+    }
+    int64_t left = c->max - c->moved;
+    ssize_t n =
+        splice_in(wh_conn_fd(c->from), &pipe, left < PIPE_BYTES ? (size_t)left : PIPE_BYTES);
+    if (unlikely(n <= 0)) {
+        pipe_give(&pipe);
+        if (n == -EAGAIN)
+            return 1;
+        if (n != -EINVAL)
+            conn_received(c->from, n);
+        return (int)n;
+    }
+    conn_received(c->from, n);
+    c->piece = n;
+    return empty_pipe(c, &pipe, (size_t)n);
+}
+
+/* Whether a splice of the descriptor, when it is non-blocking, never waits. */
+static bool can_splice(wh_fd fd)
+{
+    struct stat stat;
+    int type;
+    socklen_t len = sizeof type;
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0)
+        return type == SOCK_STREAM;
+    return fstat(fd, &stat) == 0 && S_ISFIFO(stat.st_mode);
+}
+
+static bool unblock(wh_conn *conn)
+{
+    struct conn_splices *splices = conn_splices(conn);
+    wh_fd fd = wh_conn_fd(conn);
+    bool done = true;
+    lock_take(&splices->lock);
+    if (!splices->count) {
+        int flags = fcntl(fd, F_GETFL);
+        splices->blocks = !(flags & O_NONBLOCK);
+        done = flags >= 0 && (!splices->blocks || fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0);
+    }
+    splices->count += done;
+    lock_give(&splices->lock);
+    return done;
+}
+
+static void unblock_end(wh_conn *conn)
+{
+    struct conn_splices *splices = conn_splices(conn);
+    wh_fd fd = wh_conn_fd(conn);
+    lock_take(&splices->lock);
+    wh_assert(splices->count > 0);
+    if (!--splices->count && splices->blocks)
+        (void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+    lock_give(&splices->lock);
+}
+
+/* Both are kept non-blocking, or none is. */
+static void splice_begin(struct copy *c)
+{
+    if (c->unspliceable || c->max - c->moved < SPLICED_MIN_BYTES)
+        return;
+    wh_fd from = wh_conn_fd(c->from), to = wh_conn_fd(c->to);
+    c->unspliceable = from < 0 || to < 0 || splice_masked() || !can_splice(from) || !can_splice(to);
+    if (c->unspliceable || !unblock(c->from))
+        return;
+    c->spliced = unblock(c->to);
+    if (!c->spliced)
+        unblock_end(c->from);
+}
+
+static void splice_end(struct copy *c)
+{
+    if (!c->spliced)
+        return;
+    unblock_end(c->from);
+    unblock_end(c->to);
+    c->spliced = false;
+}
+
+/* ---- One direction ---- */
+
+/* What the next round is to be. */
+static void choose(struct copy *c)
+{
+    c->small = c->piece < SMALL_BYTES ? c->small + 1 : 0;
+    if (!c->spliced && !c->small)
+        splice_begin(c);
+    else if (c->small >= SMALL_ROUNDS)
+        splice_end(c);
+}
+
+/* Returns 0 at the end or the limit, or -errno. */
+static int copy_all(struct copy *c)
+{
+    int rc = conn_flush(c->to);
+    if (rc == 0)
+        rc = send_buffered(c);
+    while (rc > 0 && c->moved < c->max) {
+        rc = c->spliced ? splice_round(c) : buffer_round(c);
+        if (likely(rc > 0)) {
+            choose(c);
+        } else if (rc == -EINVAL && c->spliced) { /* refused: and nothing has been lost by it */
+            splice_end(c);
+            c->unspliceable = true;
+            rc = send_buffered(c);
+        }
+    }
+    splice_end(c);
+    return rc < 0 ? rc : 0;
+}
+
+static int copy(struct copy *c, const char *call)
+{
+    c->room = SMALL_BYTES;
+    conn_take_reading(c->from, call);
+    conn_take_writing(c->to, call);
+    int rc = copy_all(c);
+    conn_leave_writing(c->to);
+    conn_leave_reading(c->from);
+    return rc;
+}
+
+int64_t wh_copy(wh_conn *to, wh_conn *from, int64_t max, uint64_t *ret_moved)
+{
+    struct copy c = {.to = to, .from = from, .max = max};
+    int rc = max < 0 ? -EINVAL : copy(&c, "wh_copy");
+    if (ret_moved)
+        *ret_moved = (uint64_t)c.moved;
+    return rc < 0 ? rc : c.moved;
+}
+
+/* ---- Both ---- */
+
+/* The first error ends the other direction, too. */
+static void fail(struct both *both, int error)
+{
+    int none = 0;
+    if (__atomic_compare_exchange_n(&both->error, &none, error, false, __ATOMIC_RELAXED,
+                                    __ATOMIC_RELAXED))
+        wh_ctx_cancel(both->ctx, error);
+}
+
+static void copy_one_way(struct copy *c)
+{
+    int rc = copy(c, "wh_copy_both");
+    if (rc == 0)
+        rc = wh_conn_shutdown(c->to);
+    /* A peer that has gone altogether: what comes from there says how. */
+    if (rc < 0 && rc != -EOPNOTSUPP && rc != -ENOTCONN)
+        fail(c->both, rc);
+}
+
+/* Waits for the other direction; the end of the caller's context reaches it by itself, a cancel of
+ * the caller alone is passed on. */
+static void join_other(struct both *both, wh_coro *other)
+{
+    int rc = wh_join(other, NULL);
+    if (likely(rc == 0))
+        return;
+    fail(both, rc);
+    WH_SHIELD
+    {
+        (void)wh_join(other, NULL);
+    }
+}
+
+static int copy_both(struct copy *one, struct copy *other, struct both *both)
+{
+    const wh_spawn_options options = {.name = "copy",
+                                      .worker = wh_worker() <= wh_workers() ? wh_worker() : 0};
+    wh_coro *coro;
+    WH_WITH_CANCEL(ctx)
+    {
+        both->ctx = ctx;
+        int rc = !ctx ? -ENOMEM : wh_spawn(&coro, &options, copy_one_way, other);
+        if (rc < 0)
+            return rc;
+        copy_one_way(one);
+        join_other(both, coro);
+    }
+    return both->error;
+}
+
+int wh_copy_both(wh_conn *a, wh_conn *b, int64_t idle_ns, wh_copied *ret_copied)
+{
+    struct both both = {.idle_ns = idle_ns ? idle_ns : WH_NEVER, .moved_ns = wh_now()};
+    struct copy there = {.to = b, .from = a, .max = WH_COPY_ALL, .both = &both};
+    struct copy back = {.to = a, .from = b, .max = WH_COPY_ALL, .both = &both};
+    int rc = copy_both(&there, &back, &both);
+    if (ret_copied)
+        *ret_copied = (wh_copied){(uint64_t)there.moved, (uint64_t)back.moved};
+    return rc;
+}
