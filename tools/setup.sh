@@ -54,6 +54,7 @@ test    cmd:gdb                         gdb                     gdb             
 test    cmd:strace                      strace                  strace                  strace
 test    cmd:valgrind                    valgrind                valgrind                valgrind
 test    cmd:nc                          netcat-openbsd          nmap-ncat               openbsd-netcat
+test    cmd:socat                       socat                   socat                   socat
 test    cmd:spin                        spin                    -                       spin(AUR)
 test    gcclib:libasan.so               build-essential         libasan                 gcc
 test    gcclib:libubsan.so              build-essential         libubsan                gcc
