@@ -51,20 +51,23 @@ struct wh_conn {
     bool is_socket;
     bool reading; /* a coroutine is in a call that reads */
     bool writing;
+    bool in_over; /* the end of the stream has been seen */
+    int in_error; /* what the end is: 0 or -errno */
+    int out_error;
+    char *in;
+    uint32_t in_size, in_begin, in_end;
+    uint32_t out_len;
+    char *out;       /* OUT_BYTES, or NULL */
     bool in_is_lent; /* `in` is a buffer of that worker's; else memory of our own */
     uint8_t in_worker;
     uint16_t in_number;
     struct conn_splices splices;
-    bool in_over; /* the end of the stream has been seen */
-    int in_error; /* what the end is: 0 or -errno */
-    char *in;
-    uint32_t in_size, in_begin, in_end;
-    char *out; /* OUT_BYTES, or NULL */
-    size_t out_len;
-    int out_error;
     int64_t read_ns, write_ns;
     wh_conn_stats stats;
 };
+
+/* There are as many as connections; 128 is a size that allocators have. */
+static_assert(sizeof(struct wh_conn) <= 128, "see above");
 
 /* ---- Taking turns ---- */
 
@@ -484,7 +487,7 @@ static void out_put(wh_conn *conn, const void *buf, size_t len)
 {
     if (len)
         memcpy(conn->out + conn->out_len, buf, len);
-    conn->out_len += len;
+    conn->out_len += (uint32_t)len;
 }
 
 ssize_t wh_conn_write(wh_conn *conn, const void *buf, size_t len)
@@ -536,7 +539,7 @@ ssize_t wh_conn_printf(wh_conn *conn, const char *format, ...)
     if (len < 0)
         return -EINVAL;
     if ((size_t)len < size) {
-        conn->out_len += (size_t)len;
+        conn->out_len += (uint32_t)len;
         return len;
     }
     char *text = mem_alloc((size_t)len + 1);
