@@ -23,5 +23,6 @@
 #include <whorl/time.h>
 #include <whorl/timer.h>
 #include <whorl/types.h>
+#include <whorl/udp.h>
 
 #endif
