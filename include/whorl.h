@@ -24,5 +24,6 @@
 #include <whorl/timer.h>
 #include <whorl/types.h>
 #include <whorl/udp.h>
+#include <whorl/unix.h>
 
 #endif

@@ -490,9 +490,10 @@ TEST_CASE("udp: every wait ends with deadline, cancel and close, and nothing was
         n = join(coro);
         CHECK(n == 1);
 
-        coro = on(worker_for(1), [&] { return receive_many(fd); });
+        int number = fd.release();
+        coro = on(worker_for(1), [=] { return receive_many(number); });
         until_parked(coro);
-        n = wh_close(fd.release());
+        n = wh_close(number);
         CHECK(n == 0);
         n = join(coro);
         CHECK(n == -EBADF);
