@@ -9,6 +9,7 @@
 #include <whorl/conn.h>
 #include <whorl/coro.h>
 #include <whorl/ctx.h>
+#include <whorl/fs.h>
 #include <whorl/group.h>
 #include <whorl/io.h>
 #include <whorl/net.h>

@@ -27,34 +27,6 @@ FdPair datagram_pair()
     return {Fd(fds[0]), Fd(fds[1])};
 }
 
-/* The limit of descriptors for the length of a block: so many more than are open can be had. */
-class FewDescriptors
-{
-  public:
-    explicit FewDescriptors(int more)
-    {
-        getrlimit(RLIMIT_NOFILE, &before_);
-        /* The lowest numbers are given out first: where the n-th more one would be. */
-        std::vector<Fd> probes;
-        int last = -1;
-        for (int i = 0; i <= more; i++) {
-            probes.emplace_back(dup(STDERR_FILENO));
-            last = probes.back();
-        }
-        const struct rlimit few = {static_cast<rlim_t>(last), before_.rlim_max};
-        setrlimit(RLIMIT_NOFILE, &few);
-    }
-    FewDescriptors(const FewDescriptors &) = delete;
-    FewDescriptors &operator=(const FewDescriptors &) = delete;
-    ~FewDescriptors()
-    {
-        setrlimit(RLIMIT_NOFILE, &before_);
-    }
-
-  private:
-    struct rlimit before_ = {};
-};
-
 } // namespace
 
 TEST_CASE("unix: a descriptor that is passed is the same file, close-on-exec, and works")
