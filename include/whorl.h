@@ -26,5 +26,6 @@
 #include <whorl/types.h>
 #include <whorl/udp.h>
 #include <whorl/unix.h>
+#include <whorl/watch.h>
 
 #endif
