@@ -164,6 +164,10 @@ static uint32_t segments_told(struct msghdr *msg)
 /* The address that the kernel has filled in; an IPv4 one may be dressed as IPv6. */
 static void from_set(wh_addr *from, socklen_t len)
 {
+    if (!len) { /* of a socket of another kind: from nobody */
+        *from = (wh_addr){.len = 0};
+        return;
+    }
     from->len = len;
     if (from->any.sa_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&from->in6.sin6_addr))
         return;
@@ -189,7 +193,8 @@ ssize_t wh_udp_recv(wh_fd fd, void *buf, size_t size, wh_addr *ret_from)
 {
     if (!ret_from)
         return wh_recv(fd, buf, size, MSG_TRUNC);
-    wh_addr from = {.len = 0};
+    wh_addr from;
+    memset(&from, 0, sizeof from);
     struct iovec iov = {.iov_base = buf, .iov_len = size};
     struct msghdr msg = {
         .msg_name = &from.any, .msg_namelen = sizeof from.in6, .msg_iov = &iov, .msg_iovlen = 1};
@@ -285,6 +290,7 @@ int wh_udp_recv_many(wh_fd fd, wh_datagram *datagrams, unsigned count)
     unsigned here = count < BATCH ? count : BATCH;
     for (unsigned i = 0; i < here; i++) {
         wh_datagram *d = &datagrams[i];
+        control[i].head = (struct cmsghdr){.cmsg_len = 0};
         batch.iovs[i] = (struct iovec){.iov_base = d->bytes, .iov_len = d->size};
         batch.messages[i].msg_hdr = (struct msghdr){.msg_name = &d->addr.any,
                                                     .msg_namelen = sizeof d->addr.in6,

@@ -57,12 +57,12 @@ struct walk {
 
 static int bytes_add(struct bytes *bytes, const char *at, size_t len)
 {
-    if (bytes->size - bytes->len < len) {
-        size_t size = 2 * bytes->size + len;
+    if (!bytes->at || bytes->size - bytes->len < len) {
+        size_t size = 2 * bytes->size + len + 1;
         char *more = mem_alloc(size);
         if (!more)
             return -ENOMEM;
-        if (bytes->len)
+        if (bytes->at)
             memcpy(more, bytes->at, bytes->len);
         mem_free(bytes->at);
         bytes->at = more;

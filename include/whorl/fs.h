@@ -44,6 +44,7 @@ typedef struct wh_walk_entry {
                            replaced, perhaps by a link, or -ESTALE... */
 } wh_walk_entry;
 
+/* What a visitor returns for a directory that is not to be gone into. */
 enum { WH_WALK_SKIP = 1 };
 
 /* Returns 0 to go on; WH_WALK_SKIP for a directory, to go on without going into it; or a negative

@@ -99,8 +99,8 @@ WH_API int wh_close(wh_fd fd);
  */
 WH_API wh_fd wh_openat(wh_fd dir, const char *path, int flags, mode_t mode);
 
-/* openat2(2), with O_CLOEXEC added: says how far names may lead. A FIFO and the descriptor as above.
- * -E2BIG: a struct with fields that the kernel, or this library, does not know. */
+/* openat2(2), with O_CLOEXEC added: says how far names may lead. A FIFO and the descriptor are as
+ * above. -E2BIG: a struct with fields that the kernel, or this library, does not know. */
 WH_API wh_fd wh_openat2(wh_fd dir, const char *path, const struct open_how *how, size_t size);
 
 /* fsync(2), fdatasync(2), sync_file_range(2) (len 0: to the end; at most 4 GiB less a byte, else

@@ -99,6 +99,7 @@ WH_API ssize_t wh_udp_recv(wh_fd fd, void *buf, size_t size, wh_addr *ret_from);
 
 /* ---- Many at a time ---- */
 
+/* One, and where it is. */
 typedef struct wh_datagram {
     void *bytes;
     size_t size;            /* receiving: the room at bytes */

@@ -38,6 +38,7 @@ WH_BEGIN_DECLS
 /* A watch. Made by wh_watch_create(), given back by wh_watch_destroy(). */
 typedef struct wh_watch wh_watch;
 
+/* What a receive from the channel gives. */
 typedef struct wh_watch_event {
     int id;          /* what wh_watch_add() returned; -1 with IN_Q_OVERFLOW */
     uint32_t what;   /* IN_CREATE... ; also IN_ISDIR, IN_IGNORED: id is not watched any more */

@@ -489,6 +489,11 @@ TEST_CASE("udp: every wait ends with deadline, cancel and close, and nothing was
             ;
         n = join(coro);
         CHECK(n == 1);
+        Room room(1, 10); /* of a socket that has no address such as these */
+        room.datagrams[0].addr = here;
+        n = wh_udp_recv_many(reader, room.datagrams.data(), 1);
+        CHECK(n == 1);
+        CHECK(room.datagrams[0].addr.len == 0);
 
         int number = fd.release();
         coro = on(worker_for(1), [=] { return receive_many(number); });
