@@ -10,11 +10,13 @@
  *                  open, kept    "..": closed  open
  *
  * Rejected: keeping all directories on the way open, which runs out of descriptors in a deep tree,
- * and keeping some of them, which is two ways where this is one and costs an openat and a statx a
- * directory beside its reading on another thread.
+ * and keeping some of them, which is two ways where this is one, and saves an openat(2) and a
+ * fstat(2) a directory, which is little beside reading it on another thread.
  */
 #include "base/base.h"
 
+#include <whorl/blocking.h>
+#include <whorl/ctx.h>
 #include <whorl/fs.h>
 #include <whorl/io.h>
 
@@ -23,9 +25,10 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
-enum { BUF_BYTES = 32768, OPEN = O_RDONLY | O_DIRECTORY | O_NONBLOCK };
+enum { BUF_BYTES = 32768, ENTRY_BYTES_MAX = 512, OPEN = O_RDONLY | O_DIRECTORY | O_NONBLOCK };
 
 /* Bytes that grow. */
 struct bytes {
@@ -38,8 +41,8 @@ struct level {
     struct bytes names; /* of the directories in it, each with its 0 */
     size_t next;        /* the name to be gone into next */
     size_t path_len;
-    uint64_t inode;
-    uint32_t device[2];
+    ino_t inode;
+    dev_t device;
 };
 
 struct walk {
@@ -127,38 +130,80 @@ static int visit_entry(struct walk *walk, const struct dirent64 *d)
     return bytes_add(&walk->levels[walk->depth - 1].names, d->d_name, strlen(d->d_name) + 1);
 }
 
-/* Shows all that is in the last level. *ret_error: why it cannot be read. */
+/* ---- Reading ---- */
+
+/* What a thread of wh_blocking() is asked for. */
+struct reading {
+    wh_fd dir;
+    char *buf;
+    size_t len;  /* what it has read */
+    int error;   /* 0, or why it has stopped */
+    bool is_all; /* nor is there anything left */
+};
+
+/* As much as the buffer takes: a thread is asked once for most directories. */
+static void read_now(struct reading *reading)
+{
+    while (BUF_BYTES - reading->len >= ENTRY_BYTES_MAX && !reading->error && !reading->is_all) {
+        ssize_t n = syscall(SYS_getdents64, reading->dir, reading->buf + reading->len,
+                            BUF_BYTES - reading->len);
+        if (n > 0)
+            reading->len += (size_t)n;
+        else if (n == 0)
+            reading->is_all = true;
+        else
+            reading->error = -errno;
+    }
+}
+
+/* In a shield: a thread that went on without us would read into what is not ours any more. */
+static int read_some(struct walk *walk, struct reading *ret_reading)
+{
+    int rc = wh_ctx_err(NULL);
+    if (rc < 0)
+        return rc;
+    *ret_reading = (struct reading){.dir = walk->dir, .buf = walk->buf};
+    WH_SHIELD
+    {
+        rc = wh_blocking(NULL, read_now, ret_reading);
+    }
+    return rc;
+}
+
+/* Shows all that is in the last level. *ret_error: 0, or why it cannot be read. */
 static int read_level(struct walk *walk, int *ret_error)
 {
-    ssize_t n;
-    while ((n = wh_getdents(walk->dir, walk->buf, BUF_BYTES)) > 0) {
-        for (ssize_t at = 0; at < n;) {
+    struct reading reading;
+    do {
+        int rc = read_some(walk, &reading);
+        for (size_t at = 0; rc >= 0 && at < reading.len;) {
             const struct dirent64 *d = (const struct dirent64 *)(walk->buf + at);
-            int rc = visit_entry(walk, d);
-            if (rc < 0)
-                return rc;
+            rc = visit_entry(walk, d);
             at += d->d_reclen;
         }
-    }
-    *ret_error = (int)n;
+        if (rc < 0)
+            return rc;
+    } while (!reading.error && !reading.is_all);
+    *ret_error = reading.error;
     return 0;
 }
 
+/* ---- From level to level ---- */
+
+/* Which directory it is. Of one that was opened just now the kernel knows: it does not wait. */
 static int identify(wh_fd dir, struct level *ret_level)
 {
-    struct statx info;
-    int rc = wh_statx(dir, "", AT_EMPTY_PATH, STATX_INO, &info);
-    if (rc < 0)
-        return rc;
-    ret_level->inode = info.stx_ino;
-    ret_level->device[0] = info.stx_dev_major;
-    ret_level->device[1] = info.stx_dev_minor;
+    struct stat info;
+    if (fstat(dir, &info) < 0)
+        return -errno;
+    ret_level->inode = info.st_ino;
+    ret_level->device = info.st_dev;
     return 0;
 }
 
 static bool same_device(const struct level *a, const struct level *b)
 {
-    return a->device[0] == b->device[0] && a->device[1] == b->device[1];
+    return a->device == b->device;
 }
 
 /* One level more, empty. */

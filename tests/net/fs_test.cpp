@@ -526,7 +526,7 @@ TEST_CASE("copy: a failure, a cancel and a deadline change nothing and leave not
 {
     in_run([] {
         Folder folder;
-        put(folder / "from", std::string(size_t(20) << 20, 'x'));
+        put(folder / "from", std::string(size_t(9) << 20, 'x'));
         put(folder / "to", "before");
         CHECK(mkdir((folder / "dir").c_str(), 0755) == 0);
         CHECK(mkfifo((folder / "fifo").c_str(), 0644) == 0);
