@@ -317,10 +317,20 @@ static int enter_level(struct walk *walk, size_t name_at)
     return rc < 0 ? rc : show(walk, name, DT_DIR, false, error);
 }
 
+/* The directory that was gone into last: the name before the next. */
+static const char *name_last(const struct level *level)
+{
+    size_t at = level->next - 1;
+    while (at > 0 && level->names.at[at - 1])
+        at--;
+    return level->names.at + at;
+}
+
 /* Everything below the first level, which has been shown. */
 static int descend(struct walk *walk)
 {
     for (;;) {
+        wh_assert(walk->levels && walk->depth > 0);
         struct level *level = &walk->levels[walk->depth - 1];
         int rc;
         if (level->next < level->names.len) {
@@ -331,14 +341,8 @@ static int descend(struct walk *walk)
             if (walk->depth == 1)
                 return 0;
             rc = leave_level(walk);
-            level = &walk->levels[walk->depth - 1];
-            if (rc == 0) {
-                /* The name before the next. */
-                size_t at = level->next - 1;
-                while (at > 0 && level->names.at[at - 1])
-                    at--;
-                rc = show(walk, level->names.at + at, DT_DIR, true, 0);
-            }
+            if (rc == 0)
+                rc = show(walk, name_last(&walk->levels[walk->depth - 1]), DT_DIR, true, 0);
         }
         if (rc < 0)
             return rc;
