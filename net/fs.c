@@ -183,7 +183,12 @@ static int fill_and_rename(wh_fd in, wh_fd out, const struct target *target,
         }
         return rc;
     }
-    return o->sync ? wh_fsync(target->dir) : 0;
+    /* The new file is there: from here on a cancel comes too late. */
+    WH_SHIELD
+    {
+        rc = o->sync ? wh_fsync(target->dir) : 0;
+    }
+    return rc;
 }
 
 static int copy_to(wh_fd in, const char *to, mode_t mode, const wh_copy_file_options *o)

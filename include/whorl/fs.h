@@ -95,9 +95,11 @@ typedef struct wh_copy_file_options {
  * May park. Returns 0; or, and then nothing has changed,
  *
  *   -EISDIR, -EINVAL   `from` is a directory, or something else that is no regular file
- *   -EEXIST            see options
+ *   -EEXIST            see options; -EINVAL, too: a file system that cannot rename so
  *   -ENOENT, -EACCES, -ENAMETOOLONG, -ENOSPC, -EMFILE...   of open, read, write, rename
  *   -ETIMEDOUT, -ECANCELED, -ENOMEM; -EAGAIN of wh_blocking()
+ *
+ * With `sync` an -EIO may also say that the new file is there, and its name is not on the disk.
  */
 WH_API int wh_copy_file(const char *from, const char *to, const wh_copy_file_options *options);
 

@@ -392,6 +392,35 @@ TEST_CASE("udp: a buffer goes as datagrams of a size, whoever cuts it")
     });
 }
 
+TEST_CASE("udp: where the kernel refuses to cut, it is done here, and other errors are told")
+{
+    in_run([] {
+        Fd fd(wh_listen_udp("127.0.0.1:0", nullptr));
+        Fd to = plain_udp();
+        wh_addr addr = addr_of(to);
+        int on = 1; /* without checksums the kernel cuts nothing */
+        CHECK(setsockopt(fd, SOL_SOCKET, SO_NO_CHECK, &on, sizeof on) == 0);
+        std::string bytes = pattern(10001), got;
+        ssize_t n = wh_udp_send_segments(fd, bytes.data(), bytes.size(), 500, &addr);
+        CHECK(n == 10001);
+        CHECK(lengths_at(to, &got).size() == 21);
+        CHECK(got == bytes);
+
+        wh_addr port_0 = addr;
+        port_0.in.sin_port = 0;
+        n = wh_udp_send_segments(fd, bytes.data(), bytes.size(), 500, &port_0);
+        CHECK(n == -EINVAL);
+        n = wh_udp_send_segments(-1, bytes.data(), bytes.size(), 500, &addr);
+        CHECK(n == -EBADF);
+        WH_WITH_TIMEOUT(-1)
+        {
+            n = wh_udp_send_segments(fd, bytes.data(), bytes.size(), 500, &addr);
+        }
+        CHECK(n == -ETIMEDOUT);
+        CHECK(lengths_at(to).empty());
+    });
+}
+
 TEST_CASE("udp: with gro a piece is received as it was sent, and the size of its datagrams is told")
 {
     in_run([] {
@@ -489,6 +518,7 @@ TEST_CASE("udp: every wait ends with deadline, cancel and close, and nothing was
             ;
         n = join(coro);
         CHECK(n == 1);
+        CHECK(send(full, "z", 1, 0) == 1);
         Room room(1, 10); /* of a socket that has no address such as these */
         room.datagrams[0].addr = here;
         n = wh_udp_recv_many(reader, room.datagrams.data(), 1);

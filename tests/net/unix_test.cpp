@@ -221,6 +221,29 @@ TEST_CASE("unix: the peer of a connection, and the sender of a message, are told
     });
 }
 
+TEST_CASE("unix: a descriptor of the sender's process, which nobody asked for, is not left open")
+{
+    in_run([] {
+        constexpr int PASS_PIDFD = 76; /* SO_PASSPIDFD, Linux 6.5 */
+        FdPair pair = socket_pair(), pipe = pipe_pair();
+        int on = 1, fd = pipe.a;
+        if (setsockopt(pair.b, SOL_SOCKET, PASS_PIDFD, &on, sizeof on) < 0)
+            return;
+        int before = fds_open();
+        char buf[10];
+        wh_fd got = -1;
+        unsigned count = 1;
+        ssize_t n = wh_send_fds(pair.a, "x", 1, &fd, 1);
+        CHECK(n == 1);
+        n = wh_recv_fds(pair.b, buf, sizeof buf, &got, &count);
+        CHECK(n == 1);
+        CHECK(count == 1);
+        CHECK(same_file(got, pipe.a));
+        close(got);
+        CHECK(fds_open() == before);
+    });
+}
+
 TEST_CASE("unix: waiting for descriptors ends with deadline and cancel, and none is lost by it")
 {
     in_run([] {
