@@ -38,6 +38,7 @@ extern const struct bench spawn_stolen, chan_unbuffered_2w, chan_buffered_2w, mu
 extern const struct bench wake_remote, steal_fanout;
 extern const struct bench ctx_cancel, ctx_timeout_cancel, recv_deadline_pingpong;
 extern const struct bench conn_pingpong, conn_idle;
+extern const struct bench udp_pingpong, udp_flood;
 
 /* Nanoseconds since some start. */
 int64_t bench_now(void);

@@ -43,6 +43,8 @@ static const struct bench *const benches[] = {
     &recv_deadline_pingpong,
     &conn_pingpong,
     &conn_idle,
+    &udp_pingpong,
+    &udp_flood,
     &blocking_call,
     &hog_gap,
     &checkpoint,

@@ -10,6 +10,7 @@
 #include <whorl/copy.h>
 #include <whorl/coro.h>
 #include <whorl/ctx.h>
+#include <whorl/fs.h>
 #include <whorl/group.h>
 #include <whorl/io.h>
 #include <whorl/net.h>
@@ -24,5 +25,8 @@
 #include <whorl/time.h>
 #include <whorl/timer.h>
 #include <whorl/types.h>
+#include <whorl/udp.h>
+#include <whorl/unix.h>
+#include <whorl/watch.h>
 
 #endif

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -208,6 +209,20 @@ wh_fd wh_openat(wh_fd dir, const char *path, int flags, mode_t mode)
           .flags = (uint32_t)(flags | O_CLOEXEC));
 }
 
+wh_fd wh_openat2(wh_fd dir, const char *path, const struct open_how *how, size_t size)
+{
+    struct open_how ours = {.flags = O_CLOEXEC};
+    if (size < sizeof ours)
+        return -EINVAL;
+    for (size_t i = sizeof ours; i < size; i++)
+        if (((const char *)how)[i])
+            return -E2BIG;
+    ours = *how;
+    ours.flags |= O_CLOEXEC;
+    AWAIT("wh_openat2", 0, .code = OP_OPENAT2, .fd = dir, .addr = word(path), .len = sizeof ours,
+          .off = word(&ours));
+}
+
 int wh_fsync(wh_fd fd)
 {
     AWAIT("wh_fsync", 0, .code = OP_FSYNC, .fd = fd);
@@ -216,6 +231,26 @@ int wh_fsync(wh_fd fd)
 int wh_fdatasync(wh_fd fd)
 {
     AWAIT("wh_fdatasync", 0, .code = OP_FDATASYNC, .fd = fd);
+}
+
+int wh_sync_file_range(wh_fd fd, int64_t offset, int64_t len, unsigned flags)
+{
+    if (offset < 0 || len < 0 || len > UINT32_MAX)
+        return -EINVAL;
+    AWAIT("wh_sync_file_range", 0, .code = OP_SYNC_RANGE, .fd = fd, .off = (uint64_t)offset,
+          .len = (uint32_t)len, .flags = flags);
+}
+
+ssize_t wh_fgetxattr(wh_fd fd, const char *name, void *value, size_t size)
+{
+    AWAIT("wh_fgetxattr", 0, .code = OP_FGETXATTR, .fd = fd, .addr = word(name), .off = word(value),
+          .len = clamp(size));
+}
+
+int wh_fsetxattr(wh_fd fd, const char *name, const void *value, size_t size, int flags)
+{
+    AWAIT("wh_fsetxattr", 0, .code = OP_FSETXATTR, .fd = fd, .addr = word(name), .off = word(value),
+          .len = clamp(size), .flags = (uint32_t)flags);
 }
 
 int wh_statx(wh_fd dir, const char *path, int flags, unsigned mask, struct statx *ret_stat)

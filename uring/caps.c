@@ -1,11 +1,15 @@
 /*
- * caps.c: the names of kernel features, and WHORL_MASK, which hides them.
+ * caps.c: the names of kernel features, WHORL_MASK, which hides them, and those that are no ring's.
  */
 #include "uring/caps.h"
 
+#include <netinet/in.h>
+#include <netinet/udp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 bool caps_masked(const char *name)
 {
@@ -18,6 +22,18 @@ bool caps_masked(const char *name)
         mask += word + (mask[word] == ',');
     }
     return false;
+}
+
+void caps_probe_udp(struct caps *caps)
+{
+    const int segment_bytes = 1000, on = 1;
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    caps->udp_gso = fd >= 0 && !caps_masked("udp_gso") &&
+                    setsockopt(fd, SOL_UDP, UDP_SEGMENT, &segment_bytes, sizeof segment_bytes) == 0;
+    caps->udp_gro =
+        fd >= 0 && !caps_masked("udp_gro") && setsockopt(fd, SOL_UDP, UDP_GRO, &on, sizeof on) == 0;
+    if (fd >= 0)
+        close(fd);
 }
 
 int caps_print(const struct caps *caps, char *buf, size_t size)

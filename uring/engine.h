@@ -68,6 +68,10 @@ enum op_code {
     OP_FTRUNCATE,
     OP_FALLOCATE,
     OP_FADVISE,
+    OP_OPENAT2,
+    OP_SYNC_RANGE,
+    OP_FGETXATTR,
+    OP_FSETXATTR,
     OP_POLL,
     OP_WAITID,
     OP_NOTED, /* from here on the owner notes something when they complete */

@@ -37,6 +37,12 @@ const struct op_row op_table[OP_CODES] = {
     /* addr is the length, len the mode. */
     [OP_FALLOCATE] = {"fallocate", IORING_OP_FALLOCATE,    true,  0, 0, 0, 0},
     [OP_FADVISE] =   {"fadvise",   IORING_OP_FADVISE,      true,  0, 0, 0, 0},
+    /* len is the size of a struct open_how, off its address. */
+    [OP_OPENAT2] =   {"openat2",   IORING_OP_OPENAT2,      false, 0, 0, 0, 0},
+    [OP_SYNC_RANGE] = {"sync_range", IORING_OP_SYNC_FILE_RANGE, true, 0, 0, 0, 0},
+    /* addr is the name, off the value, len its size. */
+    [OP_FGETXATTR] = {"fgetxattr", IORING_OP_FGETXATTR,    true,  0, 0, 0, 0},
+    [OP_FSETXATTR] = {"fsetxattr", IORING_OP_FSETXATTR,    true,  0, 0, 0, 0},
     [OP_POLL] =      {"poll",      IORING_OP_POLL_ADD,     true,  0, 0, 0, 0},
     /* len 0: as much as the buffer holds. */
     [OP_RECV_BUFFER] = {"recv_buffer", IORING_OP_RECV, true,  POLLIN, 0, 0, IOSQE_BUFFER_SELECT},

@@ -551,6 +551,7 @@ static void probe_features(struct ring *r)
     caps->direct = !caps_masked("direct");           /* the same */
     caps->waitid = !caps_masked("waitid") && knows(uring, IORING_OP_WAITID);
     caps->ftruncate = !caps_masked("ftruncate") && knows(uring, IORING_OP_FTRUNCATE);
+    caps_probe_udp(caps);
     caps->ring_fd = !caps_masked("ring_fd") && io_uring_register_ring_fd(uring) == 1;
 
     /* Choosing the clock and absolute timeouts came together. struct io_uring_clock_register is the

@@ -27,6 +27,7 @@
 WH_BEGIN_DECLS
 
 struct statx;
+struct open_how; /* <linux/openat2.h> */
 
 /* read(2), write(2): at the file's own position, which two concurrent calls share. */
 WH_API ssize_t wh_read(wh_fd fd, void *buf, size_t len);
@@ -98,9 +99,20 @@ WH_API int wh_close(wh_fd fd);
  */
 WH_API wh_fd wh_openat(wh_fd dir, const char *path, int flags, mode_t mode);
 
-/* fsync(2), fdatasync(2). */
+/* openat2(2), with O_CLOEXEC added: says how far names may lead. A FIFO and the descriptor are as
+ * above. -E2BIG: a struct with fields that the kernel, or this library, does not know. */
+WH_API wh_fd wh_openat2(wh_fd dir, const char *path, const struct open_how *how, size_t size);
+
+/* fsync(2), fdatasync(2), sync_file_range(2) (len 0: to the end; at most 4 GiB less a byte, else
+ * -EINVAL). */
 WH_API int wh_fsync(wh_fd fd);
 WH_API int wh_fdatasync(wh_fd fd);
+WH_API int wh_sync_file_range(wh_fd fd, int64_t offset, int64_t len, unsigned flags);
+
+/* fgetxattr(2), fsetxattr(2). For attributes of what cannot be opened, and to list or remove them,
+ * the ring has nothing, or nothing shorter: wh_blocking(). */
+WH_API ssize_t wh_fgetxattr(wh_fd fd, const char *name, void *value, size_t size);
+WH_API int wh_fsetxattr(wh_fd fd, const char *name, const void *value, size_t size, int flags);
 
 /* statx(2). */
 WH_API int wh_statx(wh_fd dir, const char *path, int flags, unsigned mask, struct statx *ret_stat);

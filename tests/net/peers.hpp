@@ -163,6 +163,34 @@ class Folder
     std::string path_;
 };
 
+/* The limit of descriptors for the length of a block: so many more than are open can be had. */
+class FewDescriptors
+{
+  public:
+    explicit FewDescriptors(int more)
+    {
+        getrlimit(RLIMIT_NOFILE, &before_);
+        /* The lowest numbers are given out first: where the n-th more one would be. */
+        std::vector<Fd> probes;
+        int last = -1;
+        for (int i = 0; i <= more; i++) {
+            probes.emplace_back(dup(STDERR_FILENO));
+            last = probes.back();
+        }
+        const struct rlimit few = {static_cast<rlim_t>(last), before_.rlim_max};
+        setrlimit(RLIMIT_NOFILE, &few);
+    }
+    FewDescriptors(const FewDescriptors &) = delete;
+    FewDescriptors &operator=(const FewDescriptors &) = delete;
+    ~FewDescriptors()
+    {
+        setrlimit(RLIMIT_NOFILE, &before_);
+    }
+
+  private:
+    struct rlimit before_ = {};
+};
+
 /* What a plain system call returned, in whorl's way. */
 inline ssize_t plain(ssize_t result)
 {

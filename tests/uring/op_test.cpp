@@ -9,11 +9,13 @@
 #include <string>
 
 #include <arpa/inet.h>
+#include <linux/openat2.h>
 #include <netinet/in.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 
 namespace
 {
@@ -337,6 +339,43 @@ Op waiting_for(const Child &child, siginfo_t *info)
 }
 
 } // namespace
+
+TEST_CASE("op: openat2, sync_range, fsetxattr and fgetxattr of a file")
+{
+    Ring ring;
+    Folder folder;
+    std::string path = folder.file("data");
+    struct open_how how = {};
+    how.flags = O_RDWR | O_CREAT | O_CLOEXEC;
+    how.mode = 0640;
+    how.resolve = RESOLVE_NO_SYMLINKS;
+    Op open(OP_OPENAT2, AT_FDCWD, path.c_str(), sizeof how, reinterpret_cast<uintptr_t>(&how));
+    int fd = ring.result(open);
+    REQUIRE(fd >= 0);
+    CHECK((fcntl(fd, F_GETFD) & FD_CLOEXEC));
+    how.flags |= O_EXCL;
+    Op again(OP_OPENAT2, AT_FDCWD, path.c_str(), sizeof how, reinterpret_cast<uintptr_t>(&how));
+    CHECK(ring.result(again) == -EEXIST);
+
+    REQUIRE(write(fd, "text", 4) == 4);
+    Op sync(OP_SYNC_RANGE, fd, nullptr, 4, 0, SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+    CHECK(ring.result(sync) == 0);
+    Op flags(OP_SYNC_RANGE, fd, nullptr, 4, 0, 0x1000);
+    CHECK(ring.result(flags) == -EINVAL); /* so the kernel did look at them */
+
+    if (fsetxattr(fd, "user.probe", "", 0, 0) == 0) {
+        Op set(OP_FSETXATTR, fd, "user.whorl", 5, reinterpret_cast<uintptr_t>("value"));
+        CHECK(ring.result(set) == 0);
+        Op create(OP_FSETXATTR, fd, "user.whorl", 5, reinterpret_cast<uintptr_t>("other"),
+                  XATTR_CREATE);
+        CHECK(ring.result(create) == -EEXIST);
+        char value[8] = {};
+        Op get(OP_FGETXATTR, fd, "user.whorl", sizeof value, reinterpret_cast<uintptr_t>(value));
+        CHECK(ring.result(get) == 5);
+        CHECK(std::string(value) == "value");
+    }
+    close(fd);
+}
 
 TEST_CASE("op: waitid waits for the end of a child and takes its status")
 {
