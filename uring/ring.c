@@ -136,10 +136,22 @@ static unsigned kernel_flags(const struct ring *r)
 /* Whether the thread that polls the queue is to be woken, after the tail has been published. */
 static bool polling_sleeps(const struct ring *r)
 {
-    /* seq_cst: pairs with the thread's fence between setting the flag and a last look at the tail
-     */
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    return kernel_flags(r) & IORING_SQ_NEED_WAKEUP;
+    /* seq_cst: behind the store of the tail; pairs with the thread's fence between setting the flag
+     * and a last look at the tail */
+    return __atomic_load_n(r->uring.sq.kflags, __ATOMIC_SEQ_CST) & IORING_SQ_NEED_WAKEUP;
+}
+
+/* Lets the kernel see what has been put into the submission queue. */
+static inline void tail_publish(struct ring *r)
+{
+    struct io_uring_sq *sq = &r->uring.sq;
+    if (unlikely(r->sqpoll)) {
+        /* seq_cst: as the release, and before the load in polling_sleeps() */
+        __atomic_store_n(sq->ktail, sq->sqe_tail, __ATOMIC_SEQ_CST);
+        return;
+    }
+    /* release: pairs with the kernel's acquire of the tail before it reads the entries */
+    __atomic_store_n(sq->ktail, sq->sqe_tail, __ATOMIC_RELEASE);
 }
 
 /* ThreadSanitizer keeps a signal back until its thread makes a call that it knows, and io_uring's
@@ -162,10 +174,8 @@ static unsigned unsubmitted(const struct ring *r)
 /* One io_uring_enter(2): submits everything, waits for one completion if asked to. */
 static int enter(struct ring *r, bool sleep, int64_t until_ns)
 {
-    struct io_uring_sq *sq = &r->uring.sq;
     unsigned to_submit = unsubmitted(r);
-    /* release: pairs with the kernel's acquire of the tail before it reads the entries */
-    __atomic_store_n(sq->ktail, sq->sqe_tail, __ATOMIC_RELEASE);
+    tail_publish(r);
 
     unsigned flags = r->enter_flags | IORING_ENTER_GETEVENTS;
     if (unlikely(r->sqpoll) && polling_sleeps(r))
@@ -338,8 +348,7 @@ static bool publish(struct ring *r)
     struct io_uring_sq *sq = &r->uring.sq;
     if (*sq->ktail == sq->sqe_tail)
         return false; /* whoever published it has looked */
-    /* release: pairs with the polling thread's acquire of the tail before it reads the entries */
-    __atomic_store_n(sq->ktail, sq->sqe_tail, __ATOMIC_RELEASE);
+    tail_publish(r);
     return polling_sleeps(r);
 }
 
