@@ -146,7 +146,7 @@ static inline void tail_publish(struct ring *r)
 {
     struct io_uring_sq *sq = &r->uring.sq;
     if (unlikely(r->sqpoll)) {
-        /* seq_cst: as the release, and before the load in polling_sleeps() */
+        /* seq_cst: pairs with the kernel's acquire as below, and before polling_sleeps() looks */
         __atomic_store_n(sq->ktail, sq->sqe_tail, __ATOMIC_SEQ_CST);
         return;
     }
