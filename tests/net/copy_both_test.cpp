@@ -157,17 +157,26 @@ TEST_CASE("copy both: it is idle only when nothing moves either way")
                 Pair pair(kind, kind);
                 const int64_t start_ns = wh_now();
                 pair.start(IDLE);
-                int64_t last_ns = 0;
-                for (int i = 0; i < 8; i++) {
+                int64_t last_ns = start_ns, began_ns = start_ns;
+                bool passed = true;
+                for (int i = 0; passed && i < 8; i++) {
                     wh_sleep(IDLE / 3); /* time itself */
-                    last_ns = wh_now();
-                    CHECK(passes(from_a ? pair.a.peer : pair.b.peer,
-                                 from_a ? pair.b.peer : pair.a.peer, "x"));
+                    began_ns = wh_now();
+                    WH_WITH_TIMEOUT(5 * WH_SECOND)
+                    {
+                        passed = passes(from_a ? pair.a.peer : pair.b.peer,
+                                        from_a ? pair.b.peer : pair.a.peer, "x");
+                    }
+                    if (passed)
+                        last_ns = began_ns;
                 }
-                CHECK(wh_now() - start_ns > 2 * IDLE);
+                /* A machine that is so slow has let it be idle. */
+                CHECK((passed || began_ns - last_ns >= IDLE / 2));
                 const intptr_t rc = pair.end();
                 CHECK(rc == -ETIMEDOUT);
                 CHECK(wh_now() - last_ns >= IDLE);
+                if (passed)
+                    CHECK(last_ns - start_ns > 2 * IDLE);
             }
     });
 }
@@ -202,16 +211,25 @@ TEST_CASE("copy both: the streams' timeouts hold for each direction alone")
         wh_conn_set_timeouts(pair.b.conn, READ, WH_NEVER);
         const int64_t start_ns = wh_now();
         pair.start(20 * WH_MILLISECOND);
+        std::atomic<int64_t> worst_ns{0}; /* between two bytes */
         wh_coro *busy = spawn([&] {
-            while (passes(pair.a.peer, pair.b.peer, "x") && wh_now() - start_ns < WH_SECOND)
+            int64_t last_ns = start_ns;
+            while (passes(pair.a.peer, pair.b.peer, "x") && last_ns - start_ns < WH_SECOND) {
+                const int64_t now_ns = wh_now();
+                worst_ns = std::max(worst_ns.load(), now_ns - last_ns);
+                last_ns = now_ns;
                 wh_sleep(WH_MILLISECOND); /* time itself */
+            }
+            worst_ns = std::max(worst_ns.load(), wh_now() - last_ns);
         });
         const intptr_t rc = pair.end();
+        const int64_t took_ns = wh_now() - start_ns;
         CHECK(rc == -ETIMEDOUT);
-        CHECK(wh_now() - start_ns >= READ);
         pair.a.conn.reset();
         pair.b.conn.reset();
         join(busy);
+        /* A machine that is so slow has let it be idle. */
+        CHECK((took_ns >= READ || worst_ns >= 10 * WH_MILLISECOND));
     });
 }
 
