@@ -39,6 +39,11 @@ static const char help[] =
     "\n"
     "There is no password: listen only where you trust everybody.\n";
 
+/* jemalloc reads this: keys lie about at random, and where each is in a small page of its own,
+ * finding out where that page is costs more than reading it. */
+extern const char *malloc_conf;
+const char *malloc_conf = "thp:always,metadata_thp:always";
+
 /* Reads a number of the option into *ret. Returns 0, or -1 and has said why. */
 static int number(const char *option, const char *text, int64_t min, int64_t max, int64_t *ret)
 {

@@ -208,12 +208,13 @@ def ratios(records, key, server, against, **wanted):
 
 
 def print_table(records, names, args):
+    rounds = len({r['round'] for r in records})
     row = '  {:<16}{:>26}{:>26}{:>10}{:>10}{:>8}{:>20}{:>20}'
     for depth in args.depths:
         for test in args.tests:
             where = {'test': test, 'depth': depth}
             print(f'\n{test.upper()}, depth {depth}, {args.connections} connections, {args.keys} '
-                  f'keys, {args.size} bytes: median (min..max) of {args.rounds} rounds')
+                  f'keys, {args.size} bytes: median (min..max) of {rounds} rounds')
             print(row.format('server', 'requests/s', 'requests/CPU-second', 'p50 ms', 'p99 ms',
                              'busy %', f'per CPU-s /{names[0]}', f'req/s /{names[0]}'))
             for name in names:
@@ -316,9 +317,9 @@ def machine():
             'date': time.strftime('%Y-%m-%d %H:%M')}
 
 
-def run_all(args, servers, out):
-    """Returns the records and how many runs failed."""
-    records, failures = [], 0
+def run_all(args, servers, records, out):
+    """Adds to the records. Returns how many runs failed."""
+    failures = 0
     for server in servers:
         benchmark(args, server, 'set', 16, 10 * args.keys)
     for number in range(args.rounds):
@@ -336,7 +337,7 @@ def run_all(args, servers, out):
                     records.append(record)
                     emit(out, dict(record, kind='run'))
         print(f'round {number + 1} of {args.rounds} done', file=sys.stderr)
-    return records, failures
+    return failures
 
 
 def main():
@@ -355,9 +356,9 @@ def main():
         try:
             for name, command in chosen.items():
                 servers.append(Server(name, command, folder))
-            records, failures = run_all(args, servers, out)
+            failures = run_all(args, servers, records, out)
         except KeyboardInterrupt:
-            print('stopped', file=sys.stderr)
+            print('stopped: what was measured until now', file=sys.stderr)
         except Failed as failure:
             sys.exit(f'run.py: {failure}')
         finally:

@@ -107,6 +107,7 @@ static int set_arg(struct client *client, uint32_t value_at, const struct set_op
     struct store *store = store_of(client);
     struct blob *value = blob_of(arg(client, value_at));
     int rc = -ENOMEM;
+    store_fetch(store, arg(client, 1));
     if (value) {
         HOLD(&store->lock);
         rc = store_set(store, arg(client, 1), value, options->expires_ns, options->condition,
@@ -209,6 +210,7 @@ static void cmd_mset(struct client *client)
 static struct blob *get_arg(struct client *client, uint32_t i)
 {
     struct store *store = store_of(client);
+    store_fetch(store, arg(client, i));
     HOLD(&store->lock);
     return store_get(store, arg(client, i));
 }

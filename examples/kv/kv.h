@@ -179,6 +179,14 @@ void store_init(struct store *store, bool shared, uint64_t bytes_max);
 /* Gives everything back, when the run has ended. */
 void store_finish(struct store *store);
 
+/*
+ * Without the lock, before a command on a key: has the processor fetch what will be looked at, and
+ * lets other coroutines run meanwhile. A lookup is three loads, each from where the last one points
+ * to, and with many keys none of them is in the cache; the requests that have come together wait
+ * for theirs at the same time. Nothing is fetched with several workers. May let others run.
+ */
+void store_fetch(struct store *store, struct text key);
+
 /* The value, which is the caller's to unref, or NULL. */
 struct blob *store_get(struct store *store, struct text key);
 bool store_has(struct store *store, struct text key);

@@ -175,6 +175,40 @@ static void replace(struct store *store, struct entry *entry, struct blob *value
 
 /* ---- What commands do ---- */
 
+/* The first link of the chain in which the key is, if it is. */
+static struct UT_hash_handle **chain_of(struct store *store, uint64_t hash)
+{
+    const struct entry *shard = *shard_of(store, hash);
+    if (!shard)
+        return NULL;
+    return &shard->hh.tbl->buckets[(unsigned)hash & (shard->hh.tbl->num_buckets - 1)].hh_head;
+}
+
+void store_fetch(struct store *store, struct text key)
+{
+    if (store->lock.shared)
+        return;
+    uint64_t hash = text_hash(key);
+    struct UT_hash_handle **chain = chain_of(store, hash);
+    if (chain)
+        __builtin_prefetch(chain);
+    wh_yield();
+    chain = chain_of(store, hash);
+    if (!chain || !*chain)
+        return;
+    __builtin_prefetch(*chain);
+    __builtin_prefetch((char *)*chain + 64);
+    wh_yield();
+    chain = chain_of(store, hash);
+    if (!chain || !*chain)
+        return;
+    if ((*chain)->hashv == (unsigned)hash)
+        __builtin_prefetch(((struct entry *)*chain)->value);
+    else
+        __builtin_prefetch((*chain)->hh_next);
+    wh_yield();
+}
+
 struct blob *store_get(struct store *store, struct text key)
 {
     struct entry *entry = find_key(store, key);
