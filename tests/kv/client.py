@@ -185,7 +185,10 @@ class Server:
 
     @staticmethod
     def figure(client, name):
-        for line in client.ask('INFO').decode().split('\r\n'):
+        answer = client.ask('INFO')
+        if isinstance(answer, Error):
+            raise Broken(answer)
+        for line in answer.decode().split('\r\n'):
             if line.startswith(name + ':'):
                 return int(line.partition(':')[2])
         raise Broken(f'no {name}')

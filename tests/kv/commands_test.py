@@ -27,10 +27,13 @@ class Commands(unittest.TestCase):
         self.addCleanup(self.client.close)
 
     def check(self, *asked):
-        """Pairs of a request, its words in one string, and the answer."""
+        """Pairs of a request, its words in one string, and the answer. What a key has left to live
+        may be some seconds less: the machine may be busy."""
         for request, wanted in asked:
             with self.subTest(request):
                 answer = self.client.ask(*request.split())
+                if request.startswith('TTL') and wanted > 0 and wanted - 10 < answer < wanted:
+                    continue
                 self.assertEqual(answer, wanted)
                 self.assertEqual(isinstance(answer, Error), isinstance(wanted, Error))
 
@@ -193,8 +196,11 @@ class Commands(unittest.TestCase):
         begin = time.monotonic()
         self.client.ask('SET', 'late', 1, 'PX', 400)
         self.client.ask('SET', 'early', 1, 'PX', 150)
-        self.client.ask('SET', 'kept', 1, 'PX', 100)
-        self.client.ask('PERSIST', 'kept')
+        self.client.ask('SET', 'kept', 1, 'EX', 20)
+        self.assertEqual(self.client.ask('PERSIST', 'kept'), 1)
+        self.client.ask('SET', 'longer', 1, 'PX', 50, 'NX')
+        self.client.ask('PEXPIRE', 'longer', 200)
+        self.client.ask('DEL', 'longer')
         for count, ms in ((2, 150), (1, 400)):
             until(lambda count=count: self.client.ask('DBSIZE') <= count)
             self.assertGreaterEqual(time.monotonic() - begin, ms / 1000)
@@ -330,8 +336,13 @@ class Limits(unittest.TestCase):
             self.assertTrue(most - 1 <= served <= most, served)
             for client in clients:
                 client.close()
-            with server.client() as client:
-                until(lambda: Server.figure(client, 'connected_clients') == 1)
+
+            def alone():
+                try:
+                    return server.info('connected_clients') == 1
+                except (Broken, OSError):  # it is told that there are too many still
+                    return False
+            until(alone)
         self.assertIn('--maxclients is', server.said)
 
     def test_who_does_not_read_stops_itself(self):
