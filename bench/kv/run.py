@@ -321,7 +321,7 @@ def run_all(args, servers, records, out):
     """Adds to the records. Returns how many runs failed."""
     failures = 0
     for server in servers:
-        benchmark(args, server, 'set', 16, 10 * args.keys)
+        benchmark(args, server, 'set', 16, 3 * args.keys)
     for number in range(args.rounds):
         turn = number % len(servers)
         for depth in args.depths:
