@@ -46,6 +46,8 @@ build   pc:liburing>=2.9                liburing-dev            liburing-devel  
 build   pc:jemalloc                     libjemalloc-dev         jemalloc-devel          jemalloc
 build   pc:catch2-with-main>=3          libcatch2-dev           catch-devel             catch2
 build   pc:libllhttp                    libllhttp-dev           llhttp-devel            llhttp
+build   file:/usr/include/uthash.h      uthash-dev              uthash-devel            uthash
+build   pc:libxxhash>=0.8               libxxhash-dev           xxhash-devel            xxhash
 build   pc:libpng>=1.6                  libpng-dev              libpng-devel            libpng
 demo    cmd:wrk                         wrk                     wrk(COPR)               wrk(AUR)
 demo    cmd:curl                        curl                    curl                    curl
@@ -55,6 +57,8 @@ test    cmd:strace                      strace                  strace          
 test    cmd:valgrind                    valgrind                valgrind                valgrind
 test    cmd:nc                          netcat-openbsd          nmap-ncat               openbsd-netcat
 test    cmd:socat                       socat                   socat                   socat
+test    cmd:redis-cli                   redis-tools             valkey-compat-redis     valkey
+test    cmd:redis-benchmark             redis-tools             valkey-compat-redis     valkey
 test    cmd:spin                        spin                    -                       spin(AUR)
 test    gcclib:libasan.so               build-essential         libasan                 gcc
 test    gcclib:libubsan.so              build-essential         libubsan                gcc

@@ -1,0 +1,282 @@
+#!/usr/bin/env python3
+"""pubsub_test.py: channels, their subscribers, slow ones among them, and the end of the server.
+
+    pubsub_test.py KV_SERVER [OPTION...]     the options go to the server
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import unittest
+
+from client import PATIENCE_S, Error, Server, encode, until
+
+PATH, OPTIONS = sys.argv[1], sys.argv[2:]
+# A sanitizer keeps what was freed for a while.
+LEAN = os.environ.get('KV_SANITIZER', 'none') == 'none'
+
+
+def serve(*options, **more):
+    return Server(PATH, [*OPTIONS, *options], **more)
+
+
+def message(channel, payload):
+    return [b'message', channel.encode(), payload.encode()]
+
+
+class PubSub(unittest.TestCase):
+    def test_messages_cross_connections(self):
+        with serve() as server, server.client() as a, server.client() as b, \
+                server.client() as other:
+            self.assertEqual(other.ask('PUBLISH', 'news', 'nobody'), 0)
+            self.assertEqual(a.ask('SUBSCRIBE', 'news', 'sport'), [b'subscribe', b'news', 1])
+            self.assertEqual(a.answer(), [b'subscribe', b'sport', 2])
+            self.assertEqual(a.ask('SUBSCRIBE', 'news'), [b'subscribe', b'news', 2])
+            self.assertEqual(b.ask('SUBSCRIBE', 'news'), [b'subscribe', b'news', 1])
+            for i in range(1000):
+                other.send(encode('PUBLISH', 'news', i))
+            for i in range(1000):
+                self.assertEqual(other.answer(), 2)
+                self.assertEqual(a.answer(), message('news', str(i)))
+                self.assertEqual(b.answer(), message('news', str(i)))
+            self.assertEqual(other.ask('PUBLISH', 'sport', 'x'), 1)
+            self.assertEqual(a.answer(), message('sport', 'x'))
+            self.assertTrue(b.quiet())
+            self.assertEqual(a.ask('UNSUBSCRIBE', 'news'), [b'unsubscribe', b'news', 1])
+            self.assertEqual(other.ask('PUBLISH', 'news', 'y'), 1)
+            self.assertEqual(b.answer(), message('news', 'y'))
+            b.close()
+            until(lambda: other.ask('PUBLISH', 'news', 'z') == 0)
+
+    def test_what_a_subscriber_may_ask(self):
+        with serve() as server, server.client() as client:
+            self.assertEqual(client.ask('UNSUBSCRIBE'), [b'unsubscribe', None, 0])
+            client.ask('SUBSCRIBE', 'a')
+            self.assertEqual(client.ask('GET', 'x'), Error(
+                "ERR Can't execute 'get': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / "
+                "RESET are allowed in this context"))
+            self.assertEqual(client.ask('PING'), [b'pong', b''])
+            self.assertEqual(client.ask('PING', 'x'), [b'pong', b'x'])
+            client.ask('PSUBSCRIBE', 'b*')
+            self.assertEqual(client.ask('UNSUBSCRIBE'), [b'unsubscribe', b'a', 1])
+            self.assertEqual(client.ask('PUNSUBSCRIBE'), [b'punsubscribe', b'b*', 0])
+            # It is an ordinary client again, and its answers stay in order.
+            self.assertEqual(client.ask('SET', 'x', 'y' * 100000), 'OK')
+            client.send(encode('GET', 'x') * 50 + encode('PING'))
+            for _ in range(50):
+                self.assertEqual(client.answer(), b'y' * 100000)
+            self.assertEqual(client.answer(), 'PONG')
+            client.ask('SUBSCRIBE', 'a')
+            self.assertEqual(client.ask('QUIT'), 'OK')
+            self.assertTrue(client.ended())
+
+    def test_patterns(self):
+        cases = (('h?llo', 'hello', True), ('h?llo', 'hllo', False), ('h*llo', 'heeello', True),
+                 ('h[ae]llo', 'hallo', True), ('h[ae]llo', 'hillo', False),
+                 ('h[^e]llo', 'hallo', True), ('h[^e]llo', 'hello', False),
+                 ('h[a-c]llo', 'hbllo', True), ('h[a-c]llo', 'hdllo', False),
+                 ('h\\*llo', 'h*llo', True), ('h\\*llo', 'hxllo', False), ('*', '', True),
+                 ('**a', 'bba', True), ('a*b*c', 'axxbyyc', True), ('a*b*c', 'axxbyy', False),
+                 ('[', 'x', False), ('a*' * 30 + 'b', 'a' * 5000, False))
+        with serve() as server, server.client() as publisher:
+            for pattern, channel, wanted in cases:
+                with self.subTest(pattern), server.client() as client:
+                    self.assertEqual(client.ask('PSUBSCRIBE', pattern),
+                                     [b'psubscribe', pattern.encode(), 1])
+                    begin = time.monotonic()
+                    self.assertEqual(publisher.ask('PUBLISH', channel, 'm'), int(wanted))
+                    self.assertLess(time.monotonic() - begin, 5)
+                    if wanted:
+                        self.assertEqual(client.answer(), [b'pmessage', pattern.encode(),
+                                                           channel.encode(), b'm'])
+                    client.ask('PUNSUBSCRIBE')
+
+    def test_a_slow_subscriber_is_cut_off(self):
+        limit, size = 1 << 20, 10000
+        with serve('--client-output-limit', limit) as server, server.client() as publisher, \
+                server.client(receive_buffer=4096) as slow, server.client() as quick:
+            slow.ask('SUBSCRIBE', 'news')
+            quick.ask('SUBSCRIBE', 'news')
+            before, sent = server.resident_bytes(), 0
+            while publisher.ask('PUBLISH', 'news', f'{sent:08}' + 'x' * size) == 2:
+                sent += 1
+                self.assertEqual(quick.answer()[2][:8], b'%08d' % (sent - 1))
+                self.assertLess(sent * size, 100 << 20)
+            self.assertGreater(sent * size, limit)
+            if LEAN:
+                self.assertLess(server.resident_bytes() - before, 8 * limit)
+            figure = 'client_output_buffer_limit_disconnections'
+            self.assertEqual(Server.figure(publisher, figure), 1)
+            quick.answer()
+            self.assertEqual(publisher.ask('PUBLISH', 'news', 'on'), 1)
+            self.assertEqual(quick.answer(), message('news', 'on'))
+            slow.rest()  # it ends
+            until(lambda: Server.figure(publisher, 'connected_clients') == 2)
+
+    def test_subscribers_that_go_in_the_middle(self):
+        with serve() as server, server.client() as publisher:
+            for i in range(60):
+                clients = [server.client() for _ in range(4)]
+                for client in clients:
+                    client.send(encode('SUBSCRIBE', 'c', i) + encode('PSUBSCRIBE', 'c*'))
+                publisher.send(encode('PUBLISH', 'c', 'x' * 1000) * 20)
+                for n, client in enumerate(clients):
+                    client.reset() if n % 2 else client.close()
+                for _ in range(20):
+                    self.assertIsInstance(publisher.answer(), int)
+            until(lambda: publisher.ask('PUBLISH', 'c', 'x') == 0)
+            until(lambda: Server.figure(publisher, 'connected_clients') == 1)
+
+
+class Together(unittest.TestCase):
+    def test_clients_share_the_keys(self):
+        """What several do at the same time adds up; MSET is seen whole."""
+        rounds, failures = 300, []
+
+        def add(server, number):
+            try:
+                with server.client() as client:
+                    for i in range(rounds):
+                        client.send(encode('INCR', 'n') + encode('MSET', 'a', i, 'b', i) +
+                                    encode('MGET', 'a', 'b') + encode('PUBLISH', 'c', number) +
+                                    encode('SET', f'{number}:{i}', i, 'PX', 1 + i % 50))
+                        client.answer()
+                        client.answer()
+                        a, b = client.answer()
+                        if a != b:
+                            failures.append((a, b))
+                        client.answer()
+                        client.answer()
+            except Exception as failure:  # pylint: disable=broad-except
+                failures.append(failure)
+
+        with serve() as server, server.client() as subscriber:
+            subscriber.ask('SUBSCRIBE', 'c')
+            threads = [threading.Thread(target=add, args=(server, n)) for n in range(8)]
+            for thread in threads:
+                thread.start()
+            for _ in range(8 * rounds):
+                self.assertEqual(subscriber.answer()[1], b'c')
+            for thread in threads:
+                thread.join()
+            self.assertEqual(failures, [])
+            with server.client() as client:
+                self.assertEqual(client.ask('GET', 'n'), b'%d' % (8 * rounds))
+                until(lambda: client.ask('DBSIZE') == 3)
+
+
+class End(unittest.TestCase):
+    def test_idle_clients_are_ended(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with serve() as server:
+                clients = [server.client() for _ in range(20)]
+                for client in clients[::2]:
+                    self.assertEqual(client.ask('PING'), 'PONG')
+                clients[0].ask('SUBSCRIBE', 'a')
+                until(lambda server=server: server.info('connected_clients') == 21)
+                begin = time.monotonic()
+                server.signal(number)
+                self.assertEqual(server.wait(), 0)
+                self.assertLess(time.monotonic() - begin, 5)
+                for client in clients:
+                    self.assertTrue(client.ended())
+                    client.close()
+
+    def test_a_request_that_has_begun_is_finished(self):
+        with serve() as server, server.client() as client:
+            request = encode('ECHO', 'hello')
+            client.ask('PING')
+            client.send(request[:-3])
+            with server.client() as other:
+                other.ask('PING')  # the server has that part
+            server.signal()
+            until(lambda: not server.listens())
+            client.send(request[-3:])
+            self.assertEqual(client.answer(), b'hello')
+            self.assertTrue(client.ended())
+            self.assertEqual(server.wait(), 0)
+
+    def test_a_second_signal_ends_it_at_once(self):
+        with serve() as server, server.client() as client:
+            client.send(b'*1\r\n')
+            with server.client() as other:
+                other.ask('PING')
+            server.signal()
+            until(lambda: not server.listens())
+            server.signal()
+            self.assertEqual(server.wait(), -signal.SIGTERM)
+
+    def test_a_port_that_is_taken(self):
+        with serve() as server:
+            ended = subprocess.run([PATH, '--port', str(server.port)], stderr=subprocess.PIPE,
+                                   stdout=subprocess.DEVNULL, text=True, timeout=PATIENCE_S,
+                                   check=False)
+            if '--workers' not in OPTIONS:
+                self.assertEqual(ended.returncode, 1)
+                self.assertIn('cannot listen on', ended.stderr)
+
+    def test_options_that_are_wrong(self):
+        for options in (['--port', 'x'], ['--workers', '0'], ['--maxclients', '-1'], ['--nope'],
+                        ['more'], ['--request-limit', '1']):
+            ended = subprocess.run([PATH, *options], stderr=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, text=True, timeout=PATIENCE_S,
+                                   check=False)
+            self.assertEqual(ended.returncode, 2, options)
+            self.assertTrue(ended.stderr)
+            self.assertEqual(ended.stdout, '')
+        ended = subprocess.run([PATH, '--help'], stdout=subprocess.PIPE, text=True, check=True,
+                               timeout=PATIENCE_S)
+        self.assertIn('--client-output-limit', ended.stdout)
+
+
+class RealClients(unittest.TestCase):
+    def run_program(self, *command, **more):
+        ended = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True,
+                               stderr=subprocess.STDOUT, timeout=3 * PATIENCE_S, check=False,
+                               **more)
+        self.assertEqual(ended.returncode, 0, ended.stdout)
+        return ended.stdout
+
+    @unittest.skipUnless(shutil.which('redis-cli'), 'redis-cli is missing (package redis-tools)')
+    def test_redis_cli(self):
+        with serve() as server:
+            def cli(*words, **more):
+                return self.run_program('redis-cli', '-p', server.port, *words, **more).strip()
+            self.assertEqual(cli('SET', 'k', 'a b', 'EX', 100), 'OK')
+            self.assertEqual(cli('GET', 'k'), 'a b')
+            self.assertRegex(cli('--no-raw', 'TTL', 'k'), r'^\(integer\) (100|9[0-9])$')
+            self.assertIn('redis_version', cli('INFO', 'server'))
+            self.assertIn("unknown command 'LPUSH'", cli('LPUSH', 'l', 'x'))
+            self.assertEqual(cli(input='INCR n\nINCR n\nMGET n k\n'), '1\n2\n2\na b')
+            out = cli('--pipe', input=''.join(f'SET {i} {i}\r\n' for i in range(20000)))
+            self.assertIn('errors: 0, replies: 20000', out)
+            self.assertEqual(cli('DBSIZE'), '20002')
+            with subprocess.Popen(['redis-cli', '-p', str(server.port), 'SUBSCRIBE', 'c'],
+                                  stdout=subprocess.PIPE, text=True) as subscriber:
+                for wanted in ('subscribe', 'c', '1'):
+                    self.assertEqual(subscriber.stdout.readline().strip(), wanted)
+                self.assertEqual(cli('PUBLISH', 'c', 'hello'), '1')
+                for wanted in ('message', 'c', 'hello'):
+                    self.assertEqual(subscriber.stdout.readline().strip(), wanted)
+                subscriber.terminate()
+
+    @unittest.skipUnless(shutil.which('redis-benchmark'),
+                         'redis-benchmark is missing (package redis-tools)')
+    def test_redis_benchmark(self):
+        with serve() as server:
+            for more in ((), ('-P', 16), ('-c', 200, '-d', 5000)):
+                out = self.run_program('redis-benchmark', '-p', server.port, '-t',
+                                       'ping,set,get,incr,mset', '-n', 4000, '-r', 1000, '-q',
+                                       *more)
+                for test in ('PING_INLINE', 'PING_MBULK', 'SET', 'GET', 'INCR', 'MSET'):
+                    self.assertRegex(out, test + r'[^\r\n]*: [0-9.]+ requests per second')
+                self.assertNotIn('rror', out)
+                self.assertNotIn('WARN', out)
+
+
+if __name__ == '__main__':
+    unittest.main(argv=sys.argv[:1], verbosity=2)
