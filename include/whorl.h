@@ -15,6 +15,7 @@
 #include <whorl/io.h>
 #include <whorl/net.h>
 #include <whorl/process.h>
+#include <whorl/resolve.h>
 #include <whorl/run.h>
 #include <whorl/runtime.h>
 #include <whorl/select.h>
