@@ -199,6 +199,8 @@ TEST_CASE("resolve: without c-ares a name that is not in the hosts file is -ENOS
         options.hosts_file = "";
         text = resolved("name:80", options);
         CHECK(text == error_text(ENOSYS));
+        Fd fd(wh_dial_tcp("no-such-name.example:80"));
+        CHECK(fd == -ENOSYS);
     });
 }
 
