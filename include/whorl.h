@@ -7,6 +7,7 @@
 #include <whorl/blocking.h>
 #include <whorl/chan.h>
 #include <whorl/conn.h>
+#include <whorl/conn_pool.h>
 #include <whorl/copy.h>
 #include <whorl/coro.h>
 #include <whorl/ctx.h>
