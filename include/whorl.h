@@ -7,6 +7,7 @@
 #include <whorl/blocking.h>
 #include <whorl/chan.h>
 #include <whorl/conn.h>
+#include <whorl/conn_pool.h>
 #include <whorl/copy.h>
 #include <whorl/coro.h>
 #include <whorl/ctx.h>
@@ -15,6 +16,7 @@
 #include <whorl/io.h>
 #include <whorl/net.h>
 #include <whorl/process.h>
+#include <whorl/resolve.h>
 #include <whorl/run.h>
 #include <whorl/runtime.h>
 #include <whorl/select.h>

@@ -1,12 +1,9 @@
 /*
- * listen.c: listening and dialling sockets (whorl/net.h).
- *
- * The quick calls (socket, bind, listen, setsockopt) are made directly: they never block.
- * Connecting goes through the ring.
+ * listen.c: listening sockets (whorl/net.h). Their calls (socket, bind, listen, setsockopt) are
+ * made directly: they never block.
  */
 #include "net/address.h"
 
-#include <whorl/io.h>
 #include <whorl/net.h>
 
 #include <errno.h>
@@ -121,33 +118,4 @@ wh_fd wh_listen_unix(const char *path, const wh_listen_options *options)
         return rc;
     }
     return fd;
-}
-
-static wh_fd dial(const struct address *address)
-{
-    wh_fd fd = stream_socket(address->any.sa_family);
-    if (fd < 0)
-        return fd;
-    int rc = address->any.sa_family == AF_UNIX ? 0 : option_on(fd, IPPROTO_TCP, TCP_NODELAY);
-    if (rc == 0)
-        rc = wh_connect(fd, &address->any, address->len);
-    if (rc < 0) {
-        wh_close(fd);
-        return rc;
-    }
-    return fd;
-}
-
-wh_fd wh_dial_tcp(const char *text)
-{
-    struct address address;
-    int rc = address_tcp(text, &address);
-    return rc < 0 ? rc : dial(&address);
-}
-
-wh_fd wh_dial_unix(const char *path)
-{
-    struct address address;
-    int rc = address_unix(path, &address);
-    return rc < 0 ? rc : dial(&address);
 }

@@ -44,6 +44,7 @@ build   cmd:ninja                       ninja-build             ninja-build     
 build   cmd:python3                     python3                 python3                 python
 build   pc:liburing>=2.9                liburing-dev            liburing-devel          liburing
 build   pc:jemalloc                     libjemalloc-dev         jemalloc-devel          jemalloc
+build   pc:libcares>=1.18               libc-ares-dev           c-ares-devel            c-ares
 build   pc:catch2-with-main>=3          libcatch2-dev           catch-devel             catch2
 build   pc:libllhttp                    libllhttp-dev           llhttp-devel            llhttp
 build   file:/usr/include/uthash.h      uthash-dev              uthash-devel            uthash

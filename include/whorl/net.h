@@ -2,13 +2,14 @@
  * whorl/net.h: listening and dialling.
  *
  * A TCP address is "HOST:PORT": HOST an IPv4 address, an IPv6 address in brackets, "localhost"
- * (127.0.0.1), or nothing (every address of the machine); PORT a number from 0 to 65535. Other
- * names are -EINVAL: they are not resolved here. A Unix address is a path; one that begins with '@'
- * is in the abstract namespace (unix(7)).
+ * (127.0.0.1), or nothing (every address of the machine); PORT a number from 0 to 65535. To be
+ * dialled, HOST may also be a name and PORT that of a service, as whorl/resolve.h describes them. A
+ * Unix address is a path; one that begins with '@' is in the abstract namespace (unix(7)).
  */
 #ifndef WHORL_NET_H
 #define WHORL_NET_H
 
+#include <whorl/resolve.h>
 #include <whorl/types.h>
 
 WH_BEGIN_DECLS
@@ -34,12 +35,35 @@ typedef struct wh_listen_options {
 WH_API wh_fd wh_listen_tcp(const char *address, const wh_listen_options *options);
 WH_API wh_fd wh_listen_unix(const char *path, const wh_listen_options *options);
 
+/* Zero in a field means its default; NULL for the struct means all defaults. */
+typedef struct wh_dial_options {
+    /* How long one address of a name may take before the next is tried beside it, in nanoseconds.
+     * Default 250 ms; -1: not at all, all are tried at once. */
+    int64_t attempt_delay_ns;
+    int no_nodelay;                      /* leave Nagle's algorithm on. Default: TCP_NODELAY */
+    const wh_resolver_options *resolver; /* how the name is resolved (whorl/resolve.h) */
+} wh_dial_options;
+
 /*
  * A connected socket, close-on-exec, the caller's; TCP with TCP_NODELAY. May park; obeys deadline
- * and cancel. Returns the descriptor, or -EINVAL, -ENAMETOOLONG as above, -ETIMEDOUT, -ECANCELED,
- * or the errors of socket(2) and connect(2). Nothing is left open on failure.
+ * and cancel.
+ *
+ * A name is resolved, and its addresses (the first 32) are raced as RFC 8305 says: in their order,
+ * the families taking turns, each gets a head start on the next, which an attempt that fails cuts
+ * short. The first that is connected is the result; the others are cancelled and closed.
+ *
+ * Returns the descriptor; or, with nothing left open,
+ *
+ *   -EINVAL, -ENAMETOOLONG    as above
+ *   -ETIMEDOUT, -ECANCELED    the context ended
+ *   the errors of wh_resolve(), if there is a name
+ *   the errors of socket(2) and connect(2). Of several addresses: that the program itself lacks
+ *   something (-EMFILE...), else that a machine refused, else that none answered, else that there
+ *   was no way to any; the last of these, if they differ
+ *   -ENOMEM   also: no coroutine could be started to try one of several addresses
  */
 WH_API wh_fd wh_dial_tcp(const char *address);
+WH_API wh_fd wh_dial_tcp_with(const char *address, const wh_dial_options *options);
 WH_API wh_fd wh_dial_unix(const char *path);
 
 WH_END_DECLS

@@ -129,6 +129,54 @@ TEST_CASE("address: everything else is -EINVAL")
     CHECK(parsed(("127.0.0.1:" + endless).c_str()) == "-EINVAL");
 }
 
+TEST_CASE("address: a name and a service are taken apart, and nothing else is")
+{
+    char host[ADDRESS_HOST_BYTES], service[ADDRESS_SERVICE_BYTES];
+    const std::string longest = std::string(63, 'a') + "." + std::string(63, 'b') + "." +
+                                std::string(63, 'c') + "." + std::string(61, 'd');
+    for (const std::string &name :
+         {std::string("example.org"), std::string("host"), std::string("a-b_c.d1."),
+          std::string("1a"), std::string("0x7f.example"), std::string("7.example"),
+          std::string("0xg"), longest, longest + ".", std::string("127.0.0.1"),
+          std::string("[::1]"), std::string("localhost"), std::string("")}) {
+        for (const char *port : {"80", "https", "iso-tsap"}) {
+            INFO(name << ":" << port);
+            const int rc = address_name((name + ":" + port).c_str(), host, service);
+            CHECK(rc == 0);
+            CHECK(std::string(host) == name);
+            CHECK(std::string(service) == port);
+        }
+    }
+    for (const std::string &text : {std::string("example.org"),
+                                    std::string("example.org:"),
+                                    std::string("example..org:80"),
+                                    std::string(".:80"),
+                                    std::string(".a:80"),
+                                    std::string("a.1:80"),
+                                    std::string("1:80"),
+                                    std::string("a.0x:80"),
+                                    std::string("0x7F:80"),
+                                    std::string("0x7f.:80"),
+                                    std::string("a b:80"),
+                                    std::string("a/b:80"),
+                                    std::string("[a]:80"),
+                                    std::string("a:b:80"),
+                                    std::string("a:8 0"),
+                                    std::string("a:65536"),
+                                    std::string("a:100000"),
+                                    std::string("a:ht/tp"),
+                                    longest + "e:80",
+                                    longest + "e.:80",
+                                    std::string(64, 'a') + ":80",
+                                    std::string(300, 'a') + ":80",
+                                    "a:" + std::string(ADDRESS_SERVICE_BYTES, 's')}) {
+        INFO(text);
+        const int rc = address_name(text.c_str(), host, service);
+        CHECK(rc == -EINVAL);
+    }
+    CHECK(address_name(nullptr, host, service) == -EINVAL);
+}
+
 TEST_CASE("address: a Unix path fits with its end, an abstract name to the last byte")
 {
     struct address address;

@@ -199,7 +199,9 @@ TEST_CASE("net: errors of listening and dialling leave nothing open")
         CHECK(fd == -ECONNREFUSED);
         fd = wh_listen_tcp("192.0.2.1:0", nullptr);
         CHECK(fd == -EADDRNOTAVAIL);
-        for (const char *bad : {"", "nonsense", "127.0.0.1", "example.org:80", "127.0.0.1:65536"}) {
+        fd = wh_listen_tcp("example.org:80", nullptr);
+        CHECK(fd == -EINVAL);
+        for (const char *bad : {"", "nonsense", "127.0.0.1", "127.1:80", "127.0.0.1:65536"}) {
             fd = wh_listen_tcp(bad, nullptr);
             CHECK(fd == -EINVAL);
             fd = wh_dial_tcp(bad);

@@ -1,0 +1,252 @@
+/*
+ * dns_cares.c: asking DNS by c-ares, driven by the ring (net/lookup.h).
+ *
+ * Each lookup has a channel of its own, which only its coroutine uses once the thread that made it
+ * is through. So nothing is locked, a lookup is ended by destroying its channel, each question
+ * leaves from a port of its own, and a changed resolv.conf counts from the next lookup on. What a
+ * channel costs is reading that file and /dev/urandom, on a thread of wh_blocking(); the sockets
+ * would be opened in any case.
+ *
+ * The coroutine waits in a select for the sockets that c-ares names and for the time that it names.
+ * The select has ended all its polls when it returns: c-ares closes its sockets in between, and no
+ * operation is ever in flight on one that it closes.
+ *
+ * c-ares is told to look nothing up in the hosts file: net/lookup.c has done that, and c-ares would
+ * read it here, on the worker.
+ *
+ * Rejected: a channel for each worker with a coroutine that drives it. It would save opening a
+ * socket for each lookup, and with that the port that an attacker has to guess; a lookup could not
+ * be ended alone (ares_cancel() ends all of a channel); and it would have to be told of a changed
+ * configuration.
+ */
+#define CARES_NO_DEPRECATED /* all that is used here does what it did in 1.18 */
+
+#include "net/lookup.h"
+
+#include "base/base.h"
+
+#include <whorl/select.h>
+#include <whorl/time.h>
+
+#include <ares.h>
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+/* Should c-ares have nothing to wait for and no answer either. */
+#define LOOK_AGAIN_NS WH_SECOND
+
+struct dns {
+    ares_channel channel;
+    struct lookup *lookup;
+    bool answered;
+    bool heard;       /* something has come from a server */
+    int result;       /* 0 or -errno */
+    int socket_error; /* the last of socket(2), negative: c-ares does not tell */
+};
+
+/* ---- Its sockets ---- */
+
+static ares_socket_t dns_socket(int family, int type, int protocol, void *self)
+{
+    struct dns *dns = self;
+    int fd = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
+    dns->socket_error = fd < 0 ? -errno : 0;
+    return fd;
+}
+
+static int dns_close(ares_socket_t fd, void *self)
+{
+    (void)self;
+    return close(fd);
+}
+
+static int dns_connect(ares_socket_t fd, const struct sockaddr *to, ares_socklen_t len, void *self)
+{
+    (void)self;
+    return connect(fd, to, len);
+}
+
+static ares_ssize_t dns_recvfrom(ares_socket_t fd, void *buf, size_t len, int flags,
+                                 struct sockaddr *from, ares_socklen_t *from_len, void *self)
+{
+    struct dns *dns = self;
+    ssize_t n = recvfrom(fd, buf, len, flags, from, from_len);
+    dns->heard |= n > 0;
+    return n;
+}
+
+static ares_ssize_t dns_sendv(ares_socket_t fd, const struct iovec *iov, int count, void *self)
+{
+    (void)self;
+    const struct msghdr msg = {.msg_iov = (struct iovec *)(uintptr_t)iov,
+                               .msg_iovlen = (size_t)count};
+    return sendmsg(fd, &msg, MSG_NOSIGNAL);
+}
+
+static const struct ares_socket_functions socket_functions = {
+    .asocket = dns_socket,
+    .aclose = dns_close,
+    .aconnect = dns_connect,
+    .arecvfrom = dns_recvfrom,
+    .asendv = dns_sendv,
+};
+
+/* ---- Beginning ---- */
+
+static int error_of(const struct dns *dns, int status)
+{
+    switch (status) {
+    case ARES_SUCCESS: return 0;
+    case ARES_ENODATA:
+    case ARES_ENOTFOUND: return -ENOENT;
+    case ARES_EBADNAME:
+    case ARES_EBADSTR: return -EINVAL;
+    case ARES_ENOMEM: return -ENOMEM;
+    default: break; /* before 1.19 it says ARES_ECONNREFUSED of servers that fail, too */
+    }
+    if (dns->heard)
+        return -EREMOTEIO;
+    return dns->socket_error ? dns->socket_error : -EHOSTDOWN;
+}
+
+static void library_init(void)
+{
+    (void)ares_library_init(ARES_LIB_INIT_ALL);
+}
+
+/* Cuts "a,b" into its parts. Returns how many there are, or -EINVAL. */
+static int domains_cut(char *text, char *ret_domains[LOOKUP_DOMAINS_MAX])
+{
+    int count = 0;
+    char *rest = NULL;
+    for (char *word = strtok_r(text, ", ", &rest); word; word = strtok_r(NULL, ", ", &rest)) {
+        if (count == LOOKUP_DOMAINS_MAX)
+            return -EINVAL;
+        ret_domains[count++] = word;
+    }
+    return count;
+}
+
+/* The options' part. Where they name servers nothing is taken from resolv.conf. */
+static int channel_make(struct dns *dns, const struct lookup *lookup)
+{
+    static char files_none[] = "b", no_file[] = "/dev/null";
+    char search[1024] = "", *domains[LOOKUP_DOMAINS_MAX];
+    struct ares_options options = {
+        .timeout = lookup->try_ms,
+        .tries = lookup->tries,
+        .lookups = files_none,
+        .domains = domains,
+    };
+    int mask = ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_LOOKUPS;
+    if (lookup->search || lookup->servers) {
+        const char *text = lookup->search ? lookup->search : "";
+        if (strlen(text) >= sizeof search)
+            return -EINVAL;
+        memcpy(search, text, strlen(text) + 1);
+        options.ndomains = domains_cut(search, domains);
+        if (options.ndomains < 0)
+            return -EINVAL;
+        mask |= ARES_OPT_DOMAINS;
+    }
+    if (lookup->servers) {
+        options.resolvconf_path = no_file;
+        options.ndots = 1;
+        mask |= ARES_OPT_RESOLVCONF | ARES_OPT_NDOTS;
+    }
+    int status = ares_init_options(&dns->channel, &options, mask);
+    if (status == ARES_EFILE && (errno == EMFILE || errno == ENFILE))
+        return -errno; /* it could not open one of its files */
+    if (status != ARES_SUCCESS)
+        return error_of(dns, status);
+    ares_set_socket_functions(dns->channel, &socket_functions, dns);
+    if (lookup->servers)
+        status = ares_set_servers_ports_csv(dns->channel, lookup->servers);
+    return error_of(dns, status);
+}
+
+static void answered(void *self, int status, int timeouts, struct ares_addrinfo *info)
+{
+    (void)timeouts;
+    struct dns *dns = self;
+    dns->answered = true;
+    dns->result = error_of(dns, status);
+    if (!info)
+        return;
+    for (const struct ares_addrinfo_node *node = info->nodes; node && dns->result == 0;
+         node = node->ai_next)
+        dns->result = lookup_add(dns->lookup, node->ai_addr);
+    ares_freeaddrinfo(info);
+}
+
+int dns_begin(struct lookup *lookup)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, library_init);
+    struct dns *dns = mem_zalloc(sizeof *dns);
+    if (!dns)
+        return -ENOMEM;
+    lookup->dns = dns;
+    dns->lookup = lookup;
+    int rc = channel_make(dns, lookup);
+    if (rc < 0)
+        return rc;
+    const struct ares_addrinfo_hints hints = {.ai_family = lookup->family,
+                                              .ai_socktype = SOCK_STREAM};
+    ares_getaddrinfo(dns->channel, lookup->host, NULL, &hints, answered, dns);
+    return 0;
+}
+
+/* ---- Going on ---- */
+
+/* Waits for the first of the sockets, or for the time to ask again, and lets c-ares go on. It names
+ * at most 16: of more than that many servers the last are not heard. */
+static int turn(const struct dns *dns)
+{
+    ares_socket_t sockets[ARES_GETSOCK_MAXNUM];
+    wh_case cases[2 * ARES_GETSOCK_MAXNUM + 1];
+    int count = 0;
+    unsigned bits = (unsigned)ares_getsock(dns->channel, sockets, ARES_GETSOCK_MAXNUM);
+    for (int i = 0; i < ARES_GETSOCK_MAXNUM; i++) {
+        if (bits >> i & 1)
+            cases[count++] = WH_READABLE(sockets[i]);
+        if (bits >> (i + ARES_GETSOCK_MAXNUM) & 1) /* its macro shifts into the sign */
+            cases[count++] = WH_WRITABLE(sockets[i]);
+    }
+    struct timeval until;
+    const struct timeval *wait = ares_timeout(dns->channel, NULL, &until);
+    cases[count] =
+        WH_AFTER(wait ? wait->tv_sec * WH_SECOND + wait->tv_usec * WH_MICROSECOND : LOOK_AGAIN_NS);
+
+    int happened = wh_select_n(cases, count + 1);
+    if (happened < 0)
+        return happened;
+    ares_socket_t fd = happened < count ? cases[happened].fd : ARES_SOCKET_BAD;
+    bool reads = fd != ARES_SOCKET_BAD && cases[happened].events & POLLIN;
+    ares_process_fd(dns->channel, reads ? fd : ARES_SOCKET_BAD, reads ? ARES_SOCKET_BAD : fd);
+    return 0;
+}
+
+int dns_drive(struct lookup *lookup)
+{
+    struct dns *dns = lookup->dns;
+    int rc = 0;
+    while (rc == 0 && !dns->answered)
+        rc = turn(dns);
+    return rc < 0 ? rc : dns->result;
+}
+
+void dns_finish(struct lookup *lookup)
+{
+    struct dns *dns = lookup->dns;
+    if (!dns)
+        return;
+    if (dns->channel)
+        ares_destroy(dns->channel);
+    mem_free(dns);
+    lookup->dns = NULL;
+}
