@@ -4,6 +4,7 @@
 #ifndef WHORL_H
 #define WHORL_H
 
+#include <whorl/addr.h>
 #include <whorl/blocking.h>
 #include <whorl/chan.h>
 #include <whorl/conn.h>

@@ -53,7 +53,7 @@ static wh_fd dial(const struct sockaddr *to, socklen_t len, bool no_nodelay)
     return fd;
 }
 
-static void attempt(const struct race *race, const wh_endpoint *to)
+static void attempt(const struct race *race, const wh_addr *to)
 {
     int result = dial(&to->any, to->len, race->no_nodelay);
     int rc = wh_chan_try_send(race->results, result);
@@ -82,13 +82,13 @@ static int weight(int error)
 
 /* Starts them one after the other; returns when one has won, with its descriptor, or when none can
  * any more, with the error. */
-static int run_race(wh_group *group, const struct race *race, const wh_endpoint *endpoints,
-                    int count, int64_t delay_ns)
+static int run_race(wh_group *group, const struct race *race, const wh_addr *addrs, int count,
+                    int64_t delay_ns)
 {
     int error = 0;
     for (int started = 0, failed = 0; failed < count;) {
         if (started < count) {
-            int rc = wh_group_go(group, attempt, race, &endpoints[started]);
+            int rc = wh_group_go(group, attempt, race, &addrs[started]);
             if (rc < 0)
                 return rc;
             started++;
@@ -112,7 +112,7 @@ static int run_race(wh_group *group, const struct race *race, const wh_endpoint 
     return why < 0 ? why : error;
 }
 
-static wh_fd race_all(const wh_endpoint *endpoints, int count, const wh_dial_options *o)
+static wh_fd race_all(const wh_addr *addrs, int count, const wh_dial_options *o)
 {
     const struct race race = {.results = wh_chan_create(int, (size_t)count),
                               .no_nodelay = o->no_nodelay != 0};
@@ -122,7 +122,7 @@ static wh_fd race_all(const wh_endpoint *endpoints, int count, const wh_dial_opt
     wh_fd won = -ENOMEM;
     WH_WITH_GROUP(group, NULL)
     {
-        won = run_race(group, &race, endpoints, count, delay_ns < 0 ? 0 : delay_ns);
+        won = run_race(group, &race, addrs, count, delay_ns < 0 ? 0 : delay_ns);
         wh_group_cancel(group, 0);
     }
     /* Some may have been connected at the same time. */
@@ -145,7 +145,7 @@ wh_fd wh_dial_tcp_with(const char *text, const wh_dial_options *options)
     struct address address;
     if (address_tcp(text, &address) == 0)
         return dial(&address.any, address.len, o.no_nodelay);
-    wh_endpoint found[RACERS_MAX];
+    wh_addr found[RACERS_MAX];
     int count = wh_resolve(text, o.resolver, found, RACERS_MAX);
     if (count < 0)
         return count;

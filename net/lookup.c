@@ -28,7 +28,7 @@ int lookup_add(struct lookup *lookup, const struct sockaddr *address)
         return 0;
     if (lookup->count == lookup->room) {
         size_t room = lookup->room ? 2 * lookup->room : 8;
-        wh_endpoint *found = mem_alloc(room * sizeof *found);
+        wh_addr *found = mem_alloc(room * sizeof *found);
         if (!found)
             return -ENOMEM;
         if (lookup->count)
@@ -37,7 +37,7 @@ int lookup_add(struct lookup *lookup, const struct sockaddr *address)
         lookup->found = found;
         lookup->room = room;
     }
-    wh_endpoint *to = &lookup->found[lookup->count++];
+    wh_addr *to = &lookup->found[lookup->count++];
     memset(to, 0, sizeof *to);
     to->len = is_ipv4 ? sizeof to->in : sizeof to->in6;
     memcpy(&to->any, address, to->len);
@@ -54,10 +54,10 @@ static int take_turns(struct lookup *lookup)
 {
     if (lookup->count < 3)
         return 0;
-    wh_endpoint *sorted = mem_alloc(lookup->count * sizeof *sorted);
+    wh_addr *sorted = mem_alloc(lookup->count * sizeof *sorted);
     if (!sorted)
         return -ENOMEM;
-    const wh_endpoint *found = lookup->found;
+    const wh_addr *found = lookup->found;
     size_t next[2] = {0, 0}; /* of the family of the first, of the other */
     for (size_t i = 0; i < lookup->count; i++) {
         for (int other = 0; other < 2; other++)
@@ -110,7 +110,7 @@ static int numeric_find(struct lookup *lookup)
 }
 
 /* The address that a text is, in either form. Returns whether it is one. */
-static bool address_of(const char *text, wh_endpoint *ret_address)
+static bool address_of(const char *text, wh_addr *ret_address)
 {
     memset(ret_address, 0, sizeof *ret_address);
     ret_address->any.sa_family = AF_INET;
@@ -131,7 +131,7 @@ static int hosts_line(struct lookup *lookup, char *line, size_t host_len)
 {
     static const char *const space = " \t\r\n";
     char *rest = NULL;
-    wh_endpoint address;
+    wh_addr address;
     line[strcspn(line, "#")] = 0;
     const char *word = strtok_r(line, space, &rest);
     if (!word || !address_of(word, &address))

@@ -25,7 +25,7 @@ struct lookup {
     int tries;
     int try_ms;
     /* what was found, and who is asked: the thread's, then the coroutine's, then constant */
-    wh_endpoint *found;
+    wh_addr *found;
     size_t count, room;
     uint16_t port;
     void *dns; /* under way; or NULL */

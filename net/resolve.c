@@ -307,11 +307,11 @@ static void flight_leave(struct flight *flight)
 
 /* ---- The call ---- */
 
-static int deliver(const wh_endpoint *found, size_t count, wh_endpoint *ret_endpoints, int most)
+static int deliver(const wh_addr *found, size_t count, wh_addr *ret_addrs, int most)
 {
     size_t room = most > 0 ? (size_t)most : 0;
     if (count && room)
-        memcpy(ret_endpoints, found, (count < room ? count : room) * sizeof *found);
+        memcpy(ret_addrs, found, (count < room ? count : room) * sizeof *found);
     return (int)count;
 }
 
@@ -323,7 +323,7 @@ static int refused(void)
     return rc < 0 ? refuse(self, rc) : 0;
 }
 
-int wh_resolve(const char *address, const wh_resolver_options *options, wh_endpoint *ret_endpoints,
+int wh_resolve(const char *address, const wh_resolver_options *options, wh_addr *ret_addrs,
                int most)
 {
     const wh_resolver_options none = {0};
@@ -339,9 +339,9 @@ int wh_resolve(const char *address, const wh_resolver_options *options, wh_endpo
     if (address_tcp(address, &numeric) == 0) {
         if (o->family != AF_UNSPEC && o->family != numeric.any.sa_family)
             return -ENOENT;
-        wh_endpoint endpoint = {.len = numeric.len};
-        memcpy(&endpoint.any, &numeric.any, numeric.len);
-        return deliver(&endpoint, 1, ret_endpoints, most);
+        wh_addr addr = {.len = numeric.len};
+        memcpy(&addr.any, &numeric.any, numeric.len);
+        return deliver(&addr, 1, ret_addrs, most);
     }
     struct flight *flight;
     rc = flight_join(&q, &flight);
@@ -351,7 +351,7 @@ int wh_resolve(const char *address, const wh_resolver_options *options, wh_endpo
     if (rc == 0)
         rc = flight->error < 0
                  ? flight->error
-                 : deliver(flight->lookup.found, flight->lookup.count, ret_endpoints, most);
+                 : deliver(flight->lookup.found, flight->lookup.count, ret_addrs, most);
     flight_leave(flight);
     return rc;
 }

@@ -1,7 +1,7 @@
 /*
  * whorl/resolve.h: the addresses of a name.
  *
- *     wh_endpoint found[16];
+ *     wh_addr found[16];
  *     int n = wh_resolve("www.example.org:https", NULL, found, 16);
  *     for (int i = 0; i < n && i < 16; i++)
  *         ...                        connect to &found[i].any, which is found[i].len bytes long
@@ -18,22 +18,9 @@
 #ifndef WHORL_RESOLVE_H
 #define WHORL_RESOLVE_H
 
-#include <whorl/types.h>
-
-#include <netinet/in.h>
-#include <sys/socket.h>
+#include <whorl/addr.h>
 
 WH_BEGIN_DECLS
-
-/* An IP address and a port, as connect(2) wants them: &endpoint.any and endpoint.len. */
-typedef struct wh_endpoint {
-    union {
-        struct sockaddr any;
-        struct sockaddr_in in;
-        struct sockaddr_in6 in6;
-    };
-    socklen_t len;
-} wh_endpoint;
 
 /* Zero in a field means its default; NULL for the struct means all defaults. What it points to is
  * read until the call returns. */
@@ -76,8 +63,8 @@ typedef struct wh_resolver_options {
  *   -ENOMEM, -EMFILE, -ENFILE, -ENOBUFS    memory or descriptors ran out
  *   -ETIMEDOUT, -ECANCELED   the context ended
  */
-WH_API int wh_resolve(const char *address, const wh_resolver_options *options,
-                      wh_endpoint *ret_endpoints, int most) WH_MUST_CHECK;
+WH_API int wh_resolve(const char *address, const wh_resolver_options *options, wh_addr *ret_addrs,
+                      int most) WH_MUST_CHECK;
 
 WH_END_DECLS
 

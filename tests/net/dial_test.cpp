@@ -86,7 +86,7 @@ struct Place {
 
 std::string peer_of(int fd)
 {
-    wh_endpoint peer = {};
+    wh_addr peer = {};
     peer.len = sizeof peer.in6;
     if (getpeername(fd, &peer.any, &peer.len) < 0)
         return "none";

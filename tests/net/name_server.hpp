@@ -365,23 +365,23 @@ inline std::string write_file(const Folder &folder, const std::string &name,
     return path;
 }
 
-/* An endpoint as whorl writes it. */
-inline std::string text_of(const wh_endpoint &endpoint)
+/* An address as whorl writes it. */
+inline std::string text_of(const wh_addr &addr)
 {
     char host[INET6_ADDRSTRLEN] = "?";
-    if (endpoint.any.sa_family == AF_INET && endpoint.len == sizeof endpoint.in) {
-        inet_ntop(AF_INET, &endpoint.in.sin_addr, host, sizeof host);
-        return std::string(host) + ":" + std::to_string(ntohs(endpoint.in.sin_port));
+    if (addr.any.sa_family == AF_INET && addr.len == sizeof addr.in) {
+        inet_ntop(AF_INET, &addr.in.sin_addr, host, sizeof host);
+        return std::string(host) + ":" + std::to_string(ntohs(addr.in.sin_port));
     }
-    if (endpoint.any.sa_family == AF_INET6 && endpoint.len == sizeof endpoint.in6)
-        inet_ntop(AF_INET6, &endpoint.in6.sin6_addr, host, sizeof host);
-    return "[" + std::string(host) + "]:" + std::to_string(ntohs(endpoint.in6.sin6_port));
+    if (addr.any.sa_family == AF_INET6 && addr.len == sizeof addr.in6)
+        inet_ntop(AF_INET6, &addr.in6.sin6_addr, host, sizeof host);
+    return "[" + std::string(host) + "]:" + std::to_string(ntohs(addr.in6.sin6_port));
 }
 
 /* All that wh_resolve() finds, one after the other; or its error, a number. */
 inline std::string resolved(const std::string &address, const wh_resolver_options &options)
 {
-    wh_endpoint found[64];
+    wh_addr found[64];
     const int n = wh_resolve(address.c_str(), &options, found, 64);
     if (n < 0)
         return std::to_string(n);

@@ -494,7 +494,7 @@ TEST_CASE("resolve: a run that abandons its coroutines frees their lookups")
                 resolver.servers = servers.c_str();
                 /* what an abandoned coroutine owns is lost: no copy of a body */
                 (void)wh_go([] {
-                    wh_endpoint found;
+                    wh_addr found;
                     (void)!wh_resolve("name.test:80", &resolver, &found, 1);
                 });
                 until([&] { return server.asked("name.test", A) >= 1; });

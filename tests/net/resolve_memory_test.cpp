@@ -128,7 +128,7 @@ TEST_CASE("resolve: without memory the hosts file is not read to a wrong end")
         int failures = 0, n = 0;
         for (bool all = false; !all && n < 100; n++) {
             left = n;
-            wh_endpoint found[64];
+            wh_addr found[64];
             const int count = wh_resolve("name:80", &options, found, 64);
             all = left > 0;
             left = INT_MAX;

@@ -70,7 +70,7 @@ TEST_CASE("resolve: texts that are no address and options out of range are -EINV
             INFO(text);
             CHECK(rc == error_text(EINVAL));
         }
-        wh_endpoint found;
+        wh_addr found;
         int rc = wh_resolve(nullptr, nullptr, &found, 1);
         CHECK(rc == -EINVAL);
         for (int i = 0; i < 6; i++) {
@@ -125,7 +125,7 @@ TEST_CASE("resolve: a hosts file is read, case and comments and all")
         text = resolved("host:80", options);
         CHECK(text == "192.0.2.1:80 192.0.2.4:80");
 
-        wh_endpoint few[2];
+        wh_addr few[2];
         options.family = 0;
         int n = wh_resolve("host:80", &options, few, 2);
         CHECK(n == 4);
@@ -169,7 +169,7 @@ TEST_CASE("resolve: a run that ends while a file is read leaves the lookup to th
                     wh_resolver_options resolver = {};
                     resolver.servers = "127.0.0.1:9";
                     resolver.hosts_file = fifo.c_str();
-                    wh_endpoint found;
+                    wh_addr found;
                     (void)!wh_resolve("name.test:80", &resolver, &found, 1);
                 });
                 CHECK(rc == 0);
