@@ -6,11 +6,11 @@
 
 How: the server has CPU 0 to itself, the load generator CPU 1. In every round each server runs once
 for each number of connections, in an order that rotates and turns round from one round to the next,
-so that what changes on the machine in between hits all alike. Ratios are taken within a round; what is printed is the median over the
-rounds, with (min..max). A run in which the server or the load generator had to wait for its core
-more than --calm percent of the time, because others ran there, is repeated, at most --retries
-times, and the calmest is kept; before each run both cores must have been idle for a moment, or
---patience seconds have passed.
+so that what changes on the machine in between hits all alike. Ratios are taken within a round; what
+is printed is the median over the rounds, with (min..max). A run in which the server or the load
+generator had to wait for its core more than --calm percent of the time, because others ran there,
+is repeated, at most --retries times, and the calmest is kept; before each run both cores must have
+been idle for a moment, or --patience seconds have passed.
 
 With --workers N whorl is compared with itself, on cores 0 to N-1, with the load generator on the
 next one if there is one, else on the last of them, where it takes its share:
@@ -472,7 +472,8 @@ def parse():
     parser.add_argument('--retries', type=int, default=2, help='for a run that was disturbed')
     parser.add_argument('--patience', type=float, default=10, metavar='S',
                         help='how long to wait before each run for both cores to be idle')
-    parser.add_argument('--json', metavar='FILE', help='all runs, failures and targets, one object a line')
+    parser.add_argument('--json', metavar='FILE',
+                        help='all runs, failures and targets, one object a line')
     return parser.parse_args()
 
 
