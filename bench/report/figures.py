@@ -26,8 +26,10 @@ def ratios(ours, theirs, key):
 def short(value):
     """A number in three or four figures."""
     for unit, factor in (('M', 1e6), ('k', 1e3)):
-        if value >= 10 * factor or (unit == 'M' and value >= factor):
+        if value >= 10 * factor:
             return f'{value / factor:.1f}{unit}'
+        if value >= factor and unit == 'M':
+            return f'{value / factor:.2f}{unit}'
     if value >= 100:
         return f'{value:.0f}'
     return f'{value:.1f}' if value >= 10 else f'{value:.2f}'

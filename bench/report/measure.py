@@ -186,8 +186,9 @@ def measure_deadline(report):
 
 def measure_kv(report):
     requests = 20000 if report.args.quick else 200000
-    return run_script(report, 'kv', 'kv/run.py', ['--rounds', str(report.args.rounds),
-                                                  '--requests', str(requests)])
+    return run_script(report, 'kv', 'kv/run.py', [
+        '--rounds', str(report.args.rounds), '--requests', str(requests),
+        '--retries', str(report.args.retries)])
 
 
 def measure_proxy(report):

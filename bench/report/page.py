@@ -73,7 +73,11 @@ def by_load(runs, unit='messages'):
 # ---- the sections ----
 
 def echo(runs, drawn):
-    return ['## Echo, 64 bytes', ''] + picture('echo-rate.svg', drawn) + \
+    return ['## Echo, 64 bytes', '',
+            '`epoll` and `uring` are the servers by hand in `bench/echo`, the others those in '
+            '`bench/peers`. `whorl` and `uring` look for work for up to 50 us before they sleep, '
+            'which is most of what they gain at one connection; `epoll` sleeps at once.',
+            ''] + picture('echo-rate.svg', drawn) + \
         picture('echo-cpu.svg', drawn) + picture('echo-latency.svg', drawn) + by_load(runs)
 
 
