@@ -1,13 +1,15 @@
 /*
  * echo.c: the smallest useful server: sends back what it receives.
  *
- *     echo HOST:PORT [--workers N] [--one-listener] [--migrate]
+ *     echo HOST:PORT [--workers N] [--one-listener] [--migrate] [--deadline-ms N] [--buffer BYTES]
  *
  * One coroutine a connection, written as if it were alone. Each worker has a listener of its own,
  * and the kernel spreads the connections (SO_REUSEPORT). With --one-listener the first worker
  * accepts all of them, and the others take what it has not begun; with --migrate they also take
- * connections that have something to do while their worker is busy. SIGINT or SIGTERM ends it and
- * prints one line of figures as JSON.
+ * connections that have something to do while their worker is busy. With --deadline-ms every
+ * receive and every send has a deadline, and the connection that misses it is closed. The buffer is
+ * on the coroutine's stack, a larger one (--buffer) is not. SIGINT or SIGTERM ends it and prints
+ * one line of figures as JSON.
  */
 #include <whorl.h>
 
@@ -18,28 +20,60 @@
 #include <string.h>
 #include <sys/resource.h>
 
-enum { WORKERS_MAX = 60, BUFFER_BYTES = 2048 };
+enum {
+    WORKERS_MAX = 60,
+    BUFFER_BYTES = 2048,
+    BUFFER_BYTES_MAX = 1 << 20,
+    DEADLINE_MS_MAX = 86400000
+};
 
 struct server {
     const char *address;
     unsigned workers;
     bool one_listener, migrate;
+    int64_t deadline_ns;            /* of each operation; 0: none */
+    size_t buffer_bytes;            /* a connection */
     uint64_t connections, messages; /* any worker, atomic */
     wh_stats stats;
 };
 
+/* Receives and sends back once. False: the stream has ended, or the connection failed. */
+static bool echo_once(wh_fd fd, char *buf, size_t bytes)
+{
+    ssize_t n = wh_recv(fd, buf, bytes, 0);
+    return n > 0 && wh_send_all(fd, buf, (size_t)n) >= 0;
+}
+
+/* The same, each operation under a deadline of its own. */
+static bool echo_once_until(wh_fd fd, char *buf, size_t bytes, int64_t deadline_ns)
+{
+    ssize_t n = -ETIMEDOUT, sent = -ETIMEDOUT;
+    WH_WITH_TIMEOUT(deadline_ns)
+    n = wh_recv(fd, buf, bytes, 0);
+    if (n <= 0)
+        return false;
+    WH_WITH_TIMEOUT(deadline_ns)
+    sent = wh_send_all(fd, buf, (size_t)n);
+    return sent >= 0;
+}
+
 static void serve(wh_fd fd, struct server *server)
 {
-    char buf[BUFFER_BYTES];
+    char small[BUFFER_BYTES], *buf = small;
     uint64_t messages = 0;
-    for (;;) {
-        ssize_t n = wh_recv(fd, buf, sizeof buf, 0);
-        if (n <= 0)
-            break;
-        if (wh_send_all(fd, buf, (size_t)n) < 0)
-            break;
-        messages++;
-    }
+    if (server->buffer_bytes > sizeof small)
+        buf = malloc(server->buffer_bytes);
+    if (!buf)
+        goto out;
+    if (server->deadline_ns)
+        while (echo_once_until(fd, buf, server->buffer_bytes, server->deadline_ns))
+            messages++;
+    else
+        while (echo_once(fd, buf, server->buffer_bytes))
+            messages++;
+    if (buf != small)
+        free(buf);
+out:
     wh_close(fd);
     __atomic_fetch_add(&server->messages, messages, __ATOMIC_RELAXED);
 }
@@ -127,17 +161,33 @@ static void print_figures(const struct server *server)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: echo HOST:PORT [--workers N] [--one-listener] [--migrate]\n"
-                    "       N from 1, which it is without, to 60\n");
+    fprintf(stderr,
+            "usage: echo HOST:PORT [--workers N] [--one-listener] [--migrate]\n"
+            "            [--deadline-ms N] [--buffer BYTES]\n"
+            "       N workers from 1, which it is without, to 60; milliseconds from 1 to a day;\n"
+            "       bytes from 1 to 1048576, 2048 without\n");
     return 2;
+}
+
+/* The number that follows the option, or -1. */
+static long number(const char *text, long max)
+{
+    char *end = NULL;
+    long value = text ? strtol(text, &end, 10) : 0;
+    return end && end != text && !*end && value >= 1 && value <= max ? value : -1;
 }
 
 int main(int argc, char **argv)
 {
-    struct server server = {.workers = 1};
+    struct server server = {.workers = 1, .buffer_bytes = BUFFER_BYTES};
     for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--workers") && i + 1 < argc)
-            server.workers = (unsigned)atoi(argv[++i]);
+        long value = 0;
+        if (!strcmp(argv[i], "--workers"))
+            server.workers = (unsigned)(value = number(argv[++i], WORKERS_MAX));
+        else if (!strcmp(argv[i], "--deadline-ms"))
+            server.deadline_ns = WH_MILLISECOND * (value = number(argv[++i], DEADLINE_MS_MAX));
+        else if (!strcmp(argv[i], "--buffer"))
+            server.buffer_bytes = (size_t)(value = number(argv[++i], BUFFER_BYTES_MAX));
         else if (!strcmp(argv[i], "--one-listener"))
             server.one_listener = true;
         else if (!strcmp(argv[i], "--migrate"))
@@ -146,8 +196,10 @@ int main(int argc, char **argv)
             server.address = argv[i];
         else
             return usage();
+        if (value < 0)
+            return usage();
     }
-    if (!server.address || server.workers < 1 || server.workers > WORKERS_MAX)
+    if (!server.address)
         return usage();
 
     const wh_options options = {.workers = server.workers};

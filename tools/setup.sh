@@ -2,7 +2,8 @@
 #
 # setup: install what building, testing and checking whorl needs, and only what is missing.
 #
-#     tools/setup.sh [GROUP...]     build demo test check chroot; none named: all but chroot
+#     tools/setup.sh [GROUP...]     build demo test check bench chroot; none named: all but the
+#                                   last two
 #     tools/setup.sh --list         the table of needs, with what is missing
 #     tools/setup.sh --mirror       the Debian archive this machine already uses
 #
@@ -70,6 +71,8 @@ check   cmd:git                         git                     git             
 check   llvm:clang-format               clang-format-$LLVM      clang-tools-extra       clang
 check   llvm:clang-tidy                 clang-tidy-$LLVM        clang-tools-extra       clang
 check   cmd:shellcheck                  shellcheck              ShellCheck              shellcheck
+bench   cmd:wrk                         wrk                     wrk(COPR)               wrk(AUR)
+bench   cmd:gnuplot                     gnuplot-nox             gnuplot-minimal         gnuplot
 chroot  cmd:debootstrap                 debootstrap             debootstrap             debootstrap
 "
 
@@ -340,12 +343,12 @@ main() {
         case $g in
         --list) list; return ;;
         --mirror) mirror; return ;;
-        build | demo | check | chroot) groups+=("$g") ;;
+        build | demo | check | bench | chroot) groups+=("$g") ;;
         test)
             groups+=(test)
             # On aarch64 itself the native build is the test of that switch.
             [ "$(uname -m)" = aarch64 ] || groups+=(cross) ;;
-        *) die "unknown group: $g (build demo test check chroot)" ;;
+        *) die "unknown group: $g (build demo test check bench chroot)" ;;
         esac
     done
     [ $# -gt 0 ] || { main build demo test check; return; }

@@ -5,12 +5,12 @@
            [--depth 1] [--workers 1] [--only NAME,...] [--add NAME=COMMAND] [--json FILE]
 
 How: the server has CPU 0 to itself, the load generator CPU 1. In every round each server runs once
-for each number of connections, in an order that rotates, so that what changes on the machine in
-between hits all alike. Ratios are taken within a round; what is printed is the median over the
-rounds, with (min..max). A run in which the server or the load generator had to wait for its core
-more than --calm percent of the time, because others ran there, is repeated, at most --retries
-times, and the calmest is kept; before each run both cores must have been idle for a moment, or
---patience seconds have passed.
+for each number of connections, in an order that rotates and turns round from one round to the next,
+so that what changes on the machine in between hits all alike. Ratios are taken within a round; what
+is printed is the median over the rounds, with (min..max). A run in which the server or the load
+generator had to wait for its core more than --calm percent of the time, because others ran there,
+is repeated, at most --retries times, and the calmest is kept; before each run both cores must have
+been idle for a moment, or --patience seconds have passed.
 
 With --workers N whorl is compared with itself, on cores 0 to N-1, with the load generator on the
 next one if there is one, else on the last of them, where it takes its share:
@@ -35,6 +35,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import selectors
 import shlex
 import signal
@@ -471,7 +472,8 @@ def parse():
     parser.add_argument('--retries', type=int, default=2, help='for a run that was disturbed')
     parser.add_argument('--patience', type=float, default=10, metavar='S',
                         help='how long to wait before each run for both cores to be idle')
-    parser.add_argument('--json', metavar='FILE', help='all runs and targets, one object a line')
+    parser.add_argument('--json', metavar='FILE',
+                        help='all runs, failures and targets, one object a line')
     return parser.parse_args()
 
 
@@ -499,6 +501,12 @@ def choose(args):
     return chosen
 
 
+def raise_fd_limit():
+    """For the servers, which inherit it: not all of them do it themselves."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def machine():
     def read(path):
         try:
@@ -518,6 +526,7 @@ def main():
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers are stopped
     args = parse()
     chosen = choose(args)
+    raise_fd_limit()
     cpus = os.sched_getaffinity(0)
     args.server_cpus = set(range(SERVER_CPU, SERVER_CPU + args.workers))
     args.load_cpu = max(args.server_cpus) + 1
@@ -536,14 +545,17 @@ def main():
     emit(out, about)
     try:
         for number in range(args.rounds):
-            turn = number % len(names)
+            turn = number // 2 % len(names)
+            order = (names[turn:] + names[:turn])[::-1 if number % 2 else 1]
             for connections in args.connections:
-                for name in names[turn:] + names[:turn]:
+                for name in order:
                     try:
                         record = run_calm(args, name, chosen[name], connections)
                     except Failed as failure:
                         failures += 1
                         print(f'  {name} at {connections}: {failure}', file=sys.stderr)
+                        emit(out, {'kind': 'failure', 'server': name, 'connections': connections,
+                                   'round': number, 'why': str(failure)})
                         continue
                     disturbed += record['disturbed']
                     results.add(number, record)

@@ -1,0 +1,3 @@
+module whorl/bench/peers/go
+
+go 1.22
