@@ -19,7 +19,8 @@
  *      job: QUEUED --taken--> RUNNING --returned--> posted or dropped
  *             `--- caller leaves: taken off the queue
  *
- * The queue and the threads are the process's, under one mutex.
+ * The queue and the threads are the process's, under one mutex. A child of fork(2) has neither: it
+ * begins anew.
  */
 #include "sched/next.h"
 
@@ -167,11 +168,27 @@ static unsigned threads_max(void)
     return max < 1 ? 1 : max > THREADS_LIMIT ? THREADS_LIMIT : (unsigned)max;
 }
 
+/* In a child of fork(2), where nobody else is. */
+static void begin_anew(void)
+{
+    pthread_mutex_init(&pool.mutex, NULL);
+    pthread_cond_init(&pool.wanted, NULL);
+    list_init(&pool.queue);
+    pool.threads = pool.idle = pool.queued = 0;
+}
+
+static void fork_expect(void)
+{
+    (void)pthread_atfork(NULL, NULL, begin_anew); /* without memory a child may hang, as before */
+}
+
 /* With the mutex held. Returns 0 or -EAGAIN. */
 static int thread_start(void)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_t thread;
     pthread_attr_t attr;
+    pthread_once(&once, fork_expect);
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attr, STACK_BYTES);

@@ -1,6 +1,7 @@
 /*
  * Calls on threads of their own: results, cancelling, the bounds of the pool, the end of the run.
  */
+#include "tests/base/child.hpp"
 #include "tests/sched/on_workers.hpp"
 
 #include <catch2/catch_test_macros.hpp>
@@ -97,6 +98,22 @@ TEST_CASE("blocking: the call is made on another thread, and its result comes ba
         CHECK(counter == 1);
     });
 }
+
+/* ThreadSanitizer allows no threads in a child of a process that has some. */
+#ifndef __SANITIZE_THREAD__
+TEST_CASE("blocking: a child of fork(2) has threads of its own")
+{
+    auto call = [] {
+        intptr_t value = 0;
+        const int rc = wh_blocking(&value, add, 1, 2);
+        return rc == 0 && value == 3 ? 0 : -1;
+    };
+    CHECK(in_run(call) == 0); /* its thread stays for a while */
+    const ChildEnd end = in_child([&call] { return in_run(call); });
+    INFO(end.how());
+    CHECK(end.exited(0));
+}
+#endif
 
 TEST_CASE("blocking: others run while a call is made, and it is no deadlock that nothing else does")
 {
