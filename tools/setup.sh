@@ -61,6 +61,9 @@ test    cmd:nc                          netcat-openbsd          nmap-ncat       
 test    cmd:socat                       socat                   socat                   socat
 test    cmd:redis-cli                   redis-tools             valkey-compat-redis     valkey
 test    cmd:redis-benchmark             redis-tools             valkey-compat-redis     valkey
+test    cmd:h2load                      nghttp2-client          nghttp2                 nghttp2
+test    cmd:slowhttptest                slowhttptest            -                       slowhttptest(AUR)
+test    cmd:tc                          iproute2                iproute-tc              iproute2
 test    cmd:spin                        spin                    -                       spin(AUR)
 test    gcclib:libasan.so               build-essential         libasan                 gcc
 test    gcclib:libubsan.so              build-essential         libubsan                gcc
