@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""peers_test.py: the HTTP example under clients and attacks that others wrote, and on networks that fail.
+"""peers_test.py: the HTTP example under clients and attacks of others, and on networks that fail.
 
     peers_test.py HTTP_SERVER SANITIZER [CASE...]
 
 h2load in HTTP/1 mode, wrk and curl get right answers to all they ask. The four attacks of
 slowhttptest leave the server answering others in under 100 ms. In a network namespace of the test's
-own (unshare(1), as root or where users may) a network delays, loses and turns packets round (netem, where the
-kernel has it), or is gone for a while: what is received is whole. What is not installed, or not
-allowed here, is said and left out; the exit status is 77 when that is everything.
+own (unshare(1), as root or where users may) a network delays, loses and turns packets round (netem,
+where the kernel has it), or is gone for a while: what is received is whole. What is not installed,
+or not allowed here, is said and left out; the exit status is 77 when that is everything.
 """
 
 import hashlib
@@ -60,7 +60,8 @@ class Server:
             f.write(self.bytes)
         self.process = subprocess.Popen(
             [*inside, server_path, '--listen', '127.0.0.1:0', '--workers', '2', '--root',
-             self.folder.name, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+             self.folder.name, *options],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         line = self.process.stdout.readline()
         found = re.search(r'listening on 127\.0\.0\.1:(\d+)', line)
         check(found, 'the server said: %s' % line)
@@ -97,7 +98,8 @@ class Server:
 def run(*command):
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           timeout=PATIENCE_S + ATTACK_S)
-    check(done.returncode == 0, '%s ended with %d:\n%s' % (command[0], done.returncode, done.stdout))
+    check(done.returncode == 0,
+          '%s ended with %d:\n%s' % (command[0], done.returncode, done.stdout))
     return done.stdout
 
 
@@ -134,8 +136,7 @@ def curl():
             text = run('curl', '-sS', '-I', server.url + '/')
             check('200 OK' in text, text)
             # One connection for all of them.
-            text = run('curl', '-sSv', *[server.url + '/'] * 5, '-o', '/dev/null', '-o', '/dev/null',
-                       '-o', '/dev/null', '-o', '/dev/null', '-o', '/dev/null')
+            text = run('curl', '-sSv', *[server.url + '/'] * 5, *['-o', '/dev/null'] * 5)
             check(len(re.findall('Re-using existing connection', text)) == 4, text)
 
 
@@ -154,7 +155,7 @@ def under_attack(server, *options):
             waited.append(time.monotonic() - begin)
             check(status == 200, 'others are answered %d' % status)
             check(len(waited) < 100000, 'the attack does not end')
-            time.sleep(0.01)  # a client that comes now and then
+            time.sleep(0.01)  # time itself: a client that comes now and then
     finally:
         if attack.poll() is None:
             attack.kill()
@@ -215,7 +216,8 @@ wait $fetches
 
 def fetch_in_namespace(netem, times, down_s=''):
     need('unshare', 'ip', 'curl')
-    if subprocess.run(['unshare', '-rn', 'true'], stderr=subprocess.DEVNULL, check=False).returncode:
+    may = subprocess.run(['unshare', '-rn', 'true'], stderr=subprocess.DEVNULL, check=False)
+    if may.returncode:
         raise Absent('no network namespace can be made here')
     with tempfile.TemporaryDirectory(prefix='whorl-peers-') as folder:
         data = os.urandom(20000000 if down_s else 2000000)
