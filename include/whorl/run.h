@@ -36,17 +36,6 @@ typedef struct wh_options {
     /* Longest spin before the worker sleeps, in nanoseconds; it spins only while that pays. -1:
      * never. Default 50 us. WHORL_SPIN_NS. */
     int64_t spin_ns;
-    /* Submission polling: a thread of the kernel's, one for all workers, takes what they submit and
-     * works on it, so that a busy worker makes no system calls (wh_stats.ring_enters tells), at the
-     * price of that thread's core. It sleeps when nothing came for so long, in nanoseconds: from a
-     * millisecond to an hour. 0, the default: there is none. WHORL_SQPOLL_NS.
-     * io_uring_setup(2), IORING_SETUP_SQPOLL. What depends on the thread that
-     * makes a call is the kernel's thread's: a write to a broken pipe raises no SIGPIPE, and a
-     * signalfd(2) shows nothing. */
-    int64_t sqpoll_ns;
-    /* Binds that thread to a core: 1 is the first of the machine. 0, the default: to none; -EINVAL
-     * for one that is not online. WHORL_SQPOLL_CORE. */
-    unsigned sqpoll_core;
     /* After the root returned and everything else was cancelled: how long the rest may take to end.
      * -1: do not wait at all. Default 5 s. WHORL_GRACE_NS. */
     int64_t grace_ns;
@@ -66,6 +55,17 @@ typedef struct wh_options {
     /* The signal that its worker's thread gets then; -1: none is sent. Default SIGURG.
      * WHORL_HOG_SIGNAL. */
     int hog_signal;
+    /* Submission polling: a thread of the kernel's, one for all workers, takes what they submit and
+     * works on it, so that a busy worker makes no system calls (wh_stats.ring_enters tells), at the
+     * price of that thread's core. It sleeps when nothing came for so long, in nanoseconds: from a
+     * millisecond to an hour. 0, the default: there is none. WHORL_SQPOLL_NS.
+     * io_uring_setup(2), IORING_SETUP_SQPOLL. What depends on the thread that
+     * makes a call is the kernel's thread's: a write to a broken pipe raises no SIGPIPE, and a
+     * signalfd(2) shows nothing. */
+    int64_t sqpoll_ns;
+    /* Binds that thread to a core: 1 is the first of the machine. 0, the default: to none; -EINVAL
+     * for one that is not online. WHORL_SQPOLL_CORE. */
+    unsigned sqpoll_core;
 } wh_options;
 
 /*

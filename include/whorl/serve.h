@@ -86,12 +86,12 @@ typedef struct wh_serve_options {
     int64_t drain_ns;
     /* Lets handlers move to other workers: wh_spawn_options.migrate. */
     bool migrate;
+    wh_serve_stats *stats; /* written to, if not NULL */
     /* Connections do not count against the process's limit of descriptors, but each worker's ring
      * has a table of as many: wh_accept_direct() says what that asks of handlers. They stay on the
      * worker that has accepted. Where the kernel has no such tables connections are as without.
      * Not with migrate. */
     bool direct;
-    wh_serve_stats *stats; /* written to, if not NULL */
 } wh_serve_options;
 
 /*
