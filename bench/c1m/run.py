@@ -31,12 +31,14 @@ import json
 import mmap
 import os
 import resource
-import socket
 import struct
 import subprocess
 import sys
 import tempfile
 import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from measuring import Failed, cpu_s, free_port
 
 FIGURES = ('accepted', 'open', 'shed', 'starved', 'cut', 'ready', 'begun', 'fired', 'messages',
            'direct', 'connected', 'exchanged', 'seen_end')  # struct shared
@@ -45,10 +47,6 @@ FILL_PER_S = 9000          # slower than any machine we have seen
 KERNEL_BYTES, USER_BYTES = 5500, 5300
 WORKERS_MAX = 60
 TABLE_SHARE = 0.93         # of a worker's table: the kernel spreads connections by chance
-
-
-class Failed(Exception):
-    pass
 
 
 class Shared:
@@ -72,12 +70,6 @@ def say(text):
     print(text, flush=True)
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
-
-
 def status_bytes(pid):
     total = 0
     with open('/proc/%d/status' % pid) as f:
@@ -93,12 +85,6 @@ def available_bytes():
             if line.startswith('MemAvailable:'):
                 return int(line.split()[1]) * 1024
     raise Failed('/proc/meminfo has no MemAvailable')
-
-
-def cpu_s(pid):
-    with open('/proc/%d/stat' % pid) as f:
-        fields = f.read().rsplit(')', 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
 def plan(options):

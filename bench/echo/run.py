@@ -34,7 +34,6 @@ Only processes that this program started are signalled, by their id. Standard li
 import argparse
 import json
 import os
-import platform
 import resource
 import selectors
 import shlex
@@ -46,15 +45,15 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from measuring import (STOP_TIMEOUT_S, Failed, calmest, cpu_s, emit, free_port, machine, spread,
+                       stop, waited_s)
+
 SERVER_CPU = 0  # the first of them
-START_TIMEOUT_S, STOP_TIMEOUT_S, RUN_TIMEOUT_S = 5, 10, 60
+START_TIMEOUT_S, RUN_TIMEOUT_S = 5, 60
 URING = ('uring', 'uring-spin', 'uring-multishot')
 DEFAULT = ('epoll', 'uring', 'uring-spin', 'whorl')
 SEVERAL = ('whorl', 'whorl-one', 'whorl-one-migrate')
-
-
-class Failed(Exception):
-    """A run that gave no figures; the text says why."""
 
 
 def servers(build, workers=1):
@@ -77,12 +76,6 @@ def servers(build, workers=1):
 
 # ---- one run ----
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
-
-
 def wait_until_listening(process, port):
     """Returns when a connection succeeds; a server that has ended or does not come is an error."""
     end = time.monotonic() + START_TIMEOUT_S
@@ -95,17 +88,6 @@ def wait_until_listening(process, port):
                 raise Failed(f'ended at once with status {process.returncode}') from None
             time.sleep(0.002)  # nothing tells when a socket begins to listen: ask again
     raise Failed(f'does not listen after {START_TIMEOUT_S} s')
-
-
-def process_cpu_s(pid):
-    """CPU seconds of all threads of a process, to the nanosecond: its CPU clock (see
-    clock_getcpuclockid(3)); /proc only where that fails."""
-    try:
-        return time.clock_gettime(~pid << 3 | 2) if pid else 0.0
-    except OSError:
-        with open(f'/proc/{pid}/stat', encoding='ascii') as f:
-            fields = f.read().rpartition(')')[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
 def softirq_threads():
@@ -121,18 +103,6 @@ def softirq_threads():
         if name == 'ksoftirqd' and core.isdigit():
             found[int(core)] = int(pid)
     return found
-
-
-def waited_s(pid):
-    """Seconds that the threads of a process could have run, and something else did."""
-    total_ns = 0
-    try:
-        for task in os.listdir(f'/proc/{pid}/task'):
-            with open(f'/proc/{pid}/task/{task}/schedstat', encoding='ascii') as f:
-                total_ns += int(f.read().split()[1])
-    except (OSError, IndexError):
-        pass  # a kernel without these figures: nothing is then called disturbed
-    return total_ns / 1e9
 
 
 def core_idle_s():
@@ -180,19 +150,6 @@ def last_json(text):
     return {}
 
 
-def stop(process):
-    """Ends a process we started: asks, and after a while insists."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_TIMEOUT_S)
-        return True
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return False
-
-
 def run_load(args, port, connections, pid):
     """Runs the load generator to its end; returns its figures and the server's CPU time."""
     command = [os.path.join(args.build, 'bench', 'echo', 'loadgen'), '--port', str(port),
@@ -208,7 +165,7 @@ def run_load(args, port, connections, pid):
             figures = None
             while (line := lines.next(deadline)) is not None:
                 if line in ('measuring', 'done'):
-                    marks[line] = [process_cpu_s(pid), process_cpu_s(softirq), waited_s(pid),
+                    marks[line] = [cpu_s(pid), cpu_s(softirq), waited_s(pid),
                                    waited_s(load.pid)]
                 elif line.startswith('{'):
                     figures = json.loads(line)
@@ -280,28 +237,13 @@ def run_calm(args, name, command, connections):
     if args.load_cpu in args.server_cpus:
         wait_for_calm(args)
         return dict(run_once(args, name, command, connections), disturbed=False)
-    best = None
-    for _ in range(args.retries + 1):
+    def run():
         wait_for_calm(args)
-        record = run_once(args, name, command, connections)
-        if best is None or record['waited_pct'] < best['waited_pct']:
-            best = record
-        if best['waited_pct'] <= args.calm:
-            break
-    best['disturbed'] = best['waited_pct'] > args.calm
-    return best
+        return run_once(args, name, command, connections)
+    return calmest(run, args)
 
 
 # ---- figures ----
-
-def spread(values, form):
-    """'median (min..max)' of the values that are there."""
-    values = [v for v in values if v is not None]
-    if not values:
-        return '-'
-    median = form(statistics.median(values))
-    return median if len(values) == 1 else f'{median} ({form(min(values))}..{form(max(values))})'
-
 
 def short(value):
     """A number in three or four figures."""
@@ -435,12 +377,6 @@ def print_targets(results, out):
                    'at_least': at_least, 'met': met})
 
 
-def emit(out, record):
-    if out:
-        out.write(json.dumps(record) + '\n')
-        out.flush()
-
-
 # ---- options ----
 
 def numbers(text):
@@ -505,21 +441,6 @@ def raise_fd_limit():
     """For the servers, which inherit it: not all of them do it themselves."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def machine():
-    def read(path):
-        try:
-            with open(path, encoding='ascii', errors='replace') as f:
-                return f.read().strip()
-        except OSError:
-            return ''
-    model = [line.partition(':')[2].strip() for line in read('/proc/cpuinfo').splitlines()
-             if line.startswith('model name')]
-    return {'kind': 'machine', 'cpus': os.cpu_count(), 'model': model[0] if model else '',
-            'kernel': platform.release(), 'arch': platform.machine(),
-            'congestion': read('/proc/sys/net/ipv4/tcp_congestion_control'),
-            'date': time.strftime('%Y-%m-%d %H:%M')}
 
 
 def main():

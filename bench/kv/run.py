@@ -26,9 +26,7 @@ Only processes that this program started are signalled, by their id. Standard li
 
 import argparse
 import csv
-import json
 import os
-import platform
 import shlex
 import shutil
 import signal
@@ -39,62 +37,20 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from measuring import Failed, calmest, cpu_s, emit, free_port, machine, spread, stop, waited_s
+
 SERVER_CPU, LOAD_CPU = 0, 1
-START_TIMEOUT_S, STOP_TIMEOUT_S, RUN_TIMEOUT_S = 5, 10, 300
+START_TIMEOUT_S, RUN_TIMEOUT_S = 5, 300
 REDIS = 'redis-server --port PORT --bind 127.0.0.1 --save "" --appendonly no --io-threads 1 ' \
         '--daemonize no --dir DIR'
 TARGET = 1.2  # of redis-server's requests a CPU second, at depth 1
 
 
-class Failed(Exception):
-    """A run that gave no figures; the text says why."""
-
-
 # ---- processes ----
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
-
-
-def cpu_s(pid):
-    """CPU seconds of all threads of a process, to the nanosecond: its CPU clock (see
-    clock_getcpuclockid(3)); /proc/PID/stat, to the tick, only where that fails."""
-    try:
-        return time.clock_gettime(~pid << 3 | 2)
-    except OSError:
-        with open(f'/proc/{pid}/stat', encoding='ascii') as f:
-            fields = f.read().rpartition(')')[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
-
-
-def waited_s(pid):
-    """Seconds that the threads of a process could have run, and something else did."""
-    total_ns = 0
-    try:
-        for task in os.listdir(f'/proc/{pid}/task'):
-            with open(f'/proc/{pid}/task/{task}/schedstat', encoding='ascii') as f:
-                total_ns += int(f.read().split()[1])
-    except (OSError, IndexError):
-        pass  # a kernel without these figures: nothing is then called disturbed
-    return total_ns / 1e9
-
 
 def pinned(cpu):
     return lambda: os.sched_setaffinity(0, {cpu})
-
-
-def stop(process):
-    """Ends a process we started: asks, and after a while insists."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        print(f'  {process.args[0]} did not end on SIGTERM, killed', file=sys.stderr)
-        process.kill()
-        process.wait()
 
 
 class Server:
@@ -125,7 +81,8 @@ class Server:
         raise Failed(f'{self.name} does not listen: {self.log.read()[-400:]}')
 
     def stop(self):
-        stop(self.process)
+        if not stop(self.process):
+            print(f'  {self.process.args[0]} did not end on SIGTERM, killed', file=sys.stderr)
         self.log.close()
 
 
@@ -164,25 +121,11 @@ def benchmark(args, server, test, depth, requests):
 
 def benchmark_calm(args, server, test, depth):
     """benchmark, repeated while other processes disturb it; the calmest counts."""
-    best = None
-    for _ in range(args.retries + 1):
-        record = benchmark(args, server, test, depth, args.requests * (1 if depth == 1 else 5))
-        if best is None or record['waited_pct'] < best['waited_pct']:
-            best = record
-        if best['waited_pct'] <= args.calm:
-            break
-    best['disturbed'] = best['waited_pct'] > args.calm
-    return best
+    requests = args.requests * (1 if depth == 1 else 5)
+    return calmest(lambda: benchmark(args, server, test, depth, requests), args)
 
 
 # ---- figures ----
-
-def spread(values, form):
-    if not values:
-        return '-'
-    median = form(statistics.median(values))
-    return median if len(values) == 1 else f'{median} ({form(min(values))}..{form(max(values))})'
-
 
 def thousands(value):
     return f'{value / 1000:.1f}k'
@@ -245,12 +188,6 @@ def print_targets(records, args, out):
         emit(out, {'kind': 'target', 'test': test, 'figure': figure, 'limit': TARGET, 'met': met})
 
 
-def emit(out, record):
-    if out:
-        out.write(json.dumps(record) + '\n')
-        out.flush()
-
-
 # ---- options ----
 
 def parse():
@@ -305,18 +242,6 @@ def version(command):
         return ''
 
 
-def machine():
-    try:
-        with open('/proc/cpuinfo', encoding='ascii', errors='replace') as f:
-            model = [line.partition(':')[2].strip() for line in f if line.startswith('model name')]
-    except OSError:
-        model = []
-    return {'kind': 'machine', 'cpus': os.cpu_count(), 'model': model[0] if model else '',
-            'kernel': platform.release(), 'arch': platform.machine(),
-            'redis_server': version('redis-server'), 'redis_benchmark': version('redis-benchmark'),
-            'date': time.strftime('%Y-%m-%d %H:%M')}
-
-
 def run_all(args, servers, records, out):
     """Adds to the records. Returns how many runs failed."""
     failures = 0
@@ -346,7 +271,8 @@ def main():
     if not {SERVER_CPU, LOAD_CPU} <= os.sched_getaffinity(0):
         sys.exit('run.py: needs CPUs 0 and 1, for the server and redis-benchmark')
     chosen = commands(args)
-    about = machine()
+    about = machine(redis_server=version('redis-server'),
+                    redis_benchmark=version('redis-benchmark'))
     print(f"{about['model']}, {about['cpus']} CPUs, Linux {about['kernel']}; "
           f"{about['redis_server'] or 'no redis-server'}")
     out = open(args.json, 'w', encoding='utf-8') if args.json else None

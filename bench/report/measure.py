@@ -230,7 +230,7 @@ class Server:
 
     def cpu_s(self):
         softirq = echo.softirq_threads().get(0)
-        return sum(map(echo.process_cpu_s, self.pids())) + echo.process_cpu_s(softirq)
+        return sum(map(echo.cpu_s, self.pids())) + echo.cpu_s(softirq)
 
     def memory_bytes(self):
         return sum(map(demo.process_memory_bytes, self.pids()))
