@@ -137,6 +137,18 @@ static wh_fd race_all(const wh_addr *addrs, int count, const wh_dial_options *o)
     return won;
 }
 
+/* Out of line: its frame would cost who dials an address a page of stack more. */
+static __attribute__((noinline)) wh_fd dial_name(const char *text, const wh_dial_options *o)
+{
+    wh_addr found[RACERS_MAX];
+    int count = wh_resolve(text, o->resolver, found, RACERS_MAX);
+    if (count < 0)
+        return count;
+    if (count == 1)
+        return dial(&found[0].any, found[0].len, o->no_nodelay);
+    return race_all(found, count < RACERS_MAX ? count : RACERS_MAX, o);
+}
+
 wh_fd wh_dial_tcp_with(const char *text, const wh_dial_options *options)
 {
     const wh_dial_options o = options ? *options : (wh_dial_options){0};
@@ -145,13 +157,7 @@ wh_fd wh_dial_tcp_with(const char *text, const wh_dial_options *options)
     struct address address;
     if (address_tcp(text, &address) == 0)
         return dial(&address.any, address.len, o.no_nodelay);
-    wh_addr found[RACERS_MAX];
-    int count = wh_resolve(text, o.resolver, found, RACERS_MAX);
-    if (count < 0)
-        return count;
-    if (count == 1)
-        return dial(&found[0].any, found[0].len, o.no_nodelay);
-    return race_all(found, count < RACERS_MAX ? count : RACERS_MAX, &o);
+    return dial_name(text, &o);
 }
 
 wh_fd wh_dial_tcp(const char *text)
