@@ -1,11 +1,10 @@
 /*
- * http_server.c: an HTTP/1.1 server: options, workers, signals, the report at the end.
+ * http_server.c: an HTTP/1.1 server: options, the listener, the report at the end.
  *
  *     http_server [--listen HOST:PORT] [--root DIR] [--workers N] [...]     --help lists them all
  *
- * One coroutine a connection (http/conn.c). With several workers each is a thread with a run and a
- * listener of its own; the kernel spreads the connections (SO_REUSEPORT). The listeners are made
- * here, before the workers start, so that an address that cannot be had is said at once.
+ * One coroutine a connection (http/conn.c), in one run with as many workers as asked for. With
+ * several each has a listener of its own, and the kernel spreads the connections (SO_REUSEPORT).
  */
 #include "http/http.h"
 
@@ -18,9 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 /* ---- Options ---- */
@@ -33,7 +30,7 @@ static const char help[] =
     "  --listen HOST:PORT     where to listen (127.0.0.1:8080); port 0 is any free one\n"
     "  --root DIR             serve the regular files below DIR as /files/...; symbolic\n"
     "                         links are not followed\n"
-    "  --workers N            threads, each with a ring of its own (1; at most 64)\n"
+    "  --workers N            threads, each with a ring of its own (1; at most 60)\n"
     "  --max-connections N    above it newcomers are told 503 (3/4 of 'ulimit -n')\n"
     "  --max-header-bytes N   a longer head is answered 431 (8192; at most 61440)\n"
     "  --max-body-bytes N     a longer body is answered 413 (1048576)\n"
@@ -180,21 +177,6 @@ static void set_limits(struct config *config)
     }
 }
 
-/* Blocks the ending signals and returns a descriptor from which they are read. */
-static wh_fd ending_signals(void)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
-    /* Whoever started us may have them ignored; a second one is to end us. */
-    signal(SIGINT, SIG_DFL);
-    signal(SIGTERM, SIG_DFL);
-    signal(SIGPIPE, SIG_IGN);
-    pthread_sigmask(SIG_BLOCK, &set, NULL);
-    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-}
-
 /* The address a listener has, as "HOST:PORT". */
 static void address_of(wh_fd listener, char *ret_text, size_t size)
 {
@@ -228,23 +210,20 @@ static const char *listen_cure(int error)
     }
 }
 
-/* A listener a worker, all on the address that the first one got. Fills in where they listen. */
-static int open_listeners(struct server *server, char *address, size_t size)
+wh_fd server_listen(const struct server *server)
 {
-    const wh_listen_options shared = {.reuseport = server->workers_count > 1};
-    snprintf(address, size, "%s", server->config.listen);
-    for (int i = 0; i < server->workers_count; i++) {
-        wh_fd fd = wh_listen_tcp(address, &shared);
-        if (fd < 0) {
-            fprintf(stderr, "http_server: cannot listen on %s: %s (%s)\n", address, strerror(-fd),
-                    listen_cure(fd));
-            return -1;
-        }
-        server->workers[i].listener = fd;
-        if (i == 0)
-            address_of(fd, address, size);
+    const wh_listen_options shared = {.reuseport = server->config.workers > 1};
+    char address[128];
+    wh_fd fd = wh_listen_tcp(server->config.listen, &shared);
+    if (fd < 0) {
+        fprintf(stderr, "http_server: cannot listen on %s: %s (%s)\n", server->config.listen,
+                strerror(-fd), listen_cure(fd));
+        return fd;
     }
-    return 0;
+    address_of(fd, address, sizeof address);
+    printf("listening on %s\n", address);
+    fflush(stdout);
+    return fd;
 }
 
 static int open_root(struct server *server)
@@ -258,102 +237,37 @@ static int open_root(struct server *server)
     return complain("--root", server->config.root, strerror(errno));
 }
 
-static int init_worker(struct server *server, int index)
-{
-    struct worker *w = &server->workers[index];
-    w->server = server;
-    w->config = &server->config;
-    w->index = index;
-    w->ended = eventfd(0, EFD_CLOEXEC);
-    if (w->ended < 0) {
-        perror("http_server: eventfd");
-        return -1;
-    }
-    if (!answers_init(w)) {
-        fputs("http_server: no memory\n", stderr);
-        return -1;
-    }
-    return 0;
-}
-
 static int init_server(struct server *server)
 {
-    char address[128];
-    server->workers_count = server->config.workers;
     server->started_ns = wh_now();
     set_limits(&server->config);
     parse_warm_up();
-    server->signals = ending_signals();
-    server->stop = eventfd(0, EFD_CLOEXEC);
-    if (server->signals < 0 || server->stop < 0) {
-        perror("http_server: signalfd, eventfd");
-        return -1;
-    }
-    for (int i = 0; i < server->workers_count; i++)
-        if (init_worker(server, i) < 0)
-            return -1;
-    if (open_root(server) < 0 || open_listeners(server, address, sizeof address) < 0)
-        return -1;
-    printf("listening on %s\n", address);
-    fflush(stdout);
-    return 0;
+    /* Whoever started us may have them ignored; a second one is to end us. */
+    signal(SIGINT, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
+    signal(SIGPIPE, SIG_IGN);
+    return open_root(server);
 }
 
-/* ---- Running and ending ---- */
+/* ---- The end ---- */
 
-static void *run_worker(void *arg)
+static unsigned long long sum(const struct server *server, size_t counter)
 {
-    /* A run a thread: what its connections share needs no lock. */
-    const wh_options one_worker = {.workers = 1};
-    struct worker *w = arg;
-    int rc = wh_run(worker_run, w, &one_worker);
-    if (rc < 0) {
-        w->result = rc;
-        server_stop(w->server); /* a server with a worker less is not what was asked for */
-    }
-    return NULL;
+    unsigned long long total = 0;
+    for (int i = 0; i < WORKERS_EVER_MAX; i++)
+        total += count_read((const uint64_t *)((const char *)&server->workers[i] + counter));
+    return total;
 }
 
-/* Returns 0, or the first error of a worker. */
-static int run_workers(struct server *server)
-{
-    int started = 1;
-    int result = 0;
-    for (; started < server->workers_count; started++) {
-        struct worker *w = &server->workers[started];
-        int rc = pthread_create(&w->thread, NULL, run_worker, w);
-        if (rc) {
-            fprintf(stderr, "http_server: cannot start worker %d: %s\n", started, strerror(rc));
-            result = -rc;
-            server_stop(server);
-            break;
-        }
-    }
-    run_worker(&server->workers[0]);
-    for (int i = 1; i < started; i++)
-        pthread_join(server->workers[i].thread, NULL);
-    for (int i = 0; i < started && result == 0; i++)
-        result = server->workers[i].result;
-    return result;
-}
+#define SUM(server, counter) sum(server, offsetof(struct worker, counter))
 
 static void print_report(const struct server *server)
 {
-    unsigned long long finished = 0, cancelled = 0, requests = 0, connections = 0;
-    int64_t took_ns = 0;
-    for (int i = 0; i < server->workers_count; i++) {
-        const struct worker *w = &server->workers[i];
-        finished += w->finished;
-        cancelled += w->cancelled;
-        requests += w->requests;
-        connections += w->connections;
-        if (w->drained_ns > took_ns)
-            took_ns = w->drained_ns;
-    }
     fprintf(stderr,
             "stopped: %llu requests finished, %llu connections cancelled after %.1f s, served "
             "%llu requests on %llu connections\n",
-            finished, cancelled, (double)took_ns / 1e9, requests, connections);
+            SUM(server, finished), (unsigned long long)server->stats.cut,
+            (double)server->drained_ns / 1e9, SUM(server, requests), SUM(server, connections));
 }
 
 static double seconds(struct timeval t)
@@ -363,17 +277,12 @@ static double seconds(struct timeval t)
 
 static void print_stats(const struct server *server)
 {
-    unsigned long long requests = 0, connections = 0, enters = 0;
-    for (int i = 0; i < server->workers_count; i++) {
-        requests += server->workers[i].requests;
-        connections += server->workers[i].connections;
-        enters += server->workers[i].stats.ring_enters;
-    }
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     printf("{\"server\":\"whorl\",\"requests\":%llu,\"syscalls\":%llu,\"cpu_s\":%.6f,"
            "\"connections\":%llu,\"max_rss_kb\":%ld}\n",
-           requests, enters, seconds(usage.ru_utime) + seconds(usage.ru_stime), connections,
+           SUM(server, requests), (unsigned long long)server->run_stats.ring_enters,
+           seconds(usage.ru_utime) + seconds(usage.ru_stime), SUM(server, connections),
            usage.ru_maxrss);
 }
 
@@ -385,12 +294,15 @@ int main(int argc, char **argv)
         return rc;
     if (init_server(&server) < 0)
         return 1;
-    rc = run_workers(&server);
+    /* Large stacks stand further apart, which costs each connection more of the page tables. */
+    const wh_options run_options = {.workers = (unsigned)server.config.workers,
+                                    .stack_bytes = 65536};
+    rc = wh_run(server_run, &server, &run_options);
     if (rc == 0)
         print_report(&server);
     if (rc == 0 && server.config.stats)
         print_stats(&server);
-    for (int i = 0; i < server.workers_count; i++)
+    for (int i = 0; i < WORKERS_EVER_MAX; i++)
         answers_finish(&server.workers[i]);
     return rc < 0;
 }

@@ -154,10 +154,15 @@ static void shed(struct server *server, wh_fd listener)
 }
 
 /* Until a connection has ended, or another program may have given something back. */
-static int pause_accepting(struct server *server)
+static int pause_accepting(struct server *server, int error)
 {
     int rc = 0;
-    count(&server->stats->starved, 1);
+    if (__atomic_fetch_add(&server->stats->starved, 1, __ATOMIC_RELAXED) == 0)
+        report("wh_serve: cannot accept (%s) with %llu connections open: newcomers wait, or see an "
+               "end; raise 'ulimit -n' or the memory limit, or lower "
+               "wh_serve_options.connections_max",
+               strerror(-error),
+               (unsigned long long)__atomic_load_n(&server->stats->open, __ATOMIC_RELAXED));
     wh_event_reset(&server->ended);
     WH_WITH_TIMEOUT(PAUSE_NS)
     {
@@ -209,7 +214,7 @@ static int admit(struct server *server, wh_fd fd)
     wh_close(fd);
     count(&server->stats->shed, 1);
     left(server);
-    return pause_accepting(server);
+    return pause_accepting(server, rc);
 }
 
 /* Returns why it ends. */
@@ -231,7 +236,7 @@ static int accept_all(struct acceptor *acceptor)
             if (is_starved(fd)) {
                 if (fd == -EMFILE || fd == -ENFILE)
                     shed(server, acceptor->listener);
-                rc = pause_accepting(server);
+                rc = pause_accepting(server, fd);
                 renew_reserve(server);
             }
         }

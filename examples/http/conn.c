@@ -106,12 +106,15 @@ static bool receive_first(struct conn *c)
     struct worker *w = c->worker;
     ssize_t n = 0;
     input_release(c);
-    c->idle = true;
-    WH_WITH_TIMEOUT(w->config->idle_ns)
+    WH_WITH_CTX(c->idle)
     {
-        n = wh_recv(c->fd, c->in, c->in_size, w->stopping ? MSG_DONTWAIT : 0);
+        WH_WITH_TIMEOUT(w->config->idle_ns)
+        {
+            n = wh_recv(c->fd, c->in, c->in_size, 0);
+        }
     }
-    c->idle = false;
+    if (n == -ECANCELED) /* the end: a request that has come already is still answered */
+        n = wh_recv(c->fd, c->in, c->in_size, MSG_DONTWAIT);
     if (n <= 0)
         return false;
     c->end = (uint32_t)n;
@@ -222,11 +225,13 @@ static bool serve_request(struct conn *c)
             return refuse(c, 431);
     }
     bool asked_to_keep = llhttp_should_keep_alive(&c->parser);
-    c->keep = asked_to_keep && !w->stopping;
+    bool stopping = is_stopping(w->server);
+    c->keep = asked_to_keep && !stopping;
     if (!route_answer(c))
         return false;
     count_up(&w->requests);
-    w->finished += w->stopping;
+    if (stopping)
+        count_up(&w->finished);
     body_release(c);
     parse_next(c);
     return c->keep || end(c, asked_to_keep || c->at < c->end);
@@ -256,45 +261,29 @@ static bool serve_input(struct conn *c)
 
 /* ---- The coroutine ---- */
 
-static void conn_begin(struct conn *c, wh_fd fd, struct worker *w)
+static void conn_begin(struct conn *c, const wh_client *client, struct worker *w)
 {
     memset(c, 0, offsetof(struct conn, small));
     c->worker = w;
-    c->fd = fd;
+    c->idle = client->idle;
+    c->fd = wh_conn_fd(client->conn);
     c->keep = true;
     c->in = c->small;
     c->in_size = IN_SMALL_BYTES;
     parse_init(c);
-    c->next = w->conns;
-    c->link = &w->conns;
-    if (c->next)
-        c->next->link = &c->next;
-    w->conns = c;
 }
 
 static void conn_end(struct conn *c)
 {
-    *c->link = c->next;
-    if (c->next)
-        c->next->link = c->link;
     out_drop(c);
     input_release(c);
     free(c->body.bytes);
-    wh_close(c->fd);
-    worker_left(c->worker);
 }
 
-void conns_end_idle(struct worker *worker)
-{
-    for (struct conn *c = worker->conns; c; c = c->next)
-        if (c->idle)
-            shutdown(c->fd, SHUT_RD);
-}
-
-void conn_serve(wh_fd fd, struct worker *worker)
+void conn_serve(const wh_client *client, struct worker *worker)
 {
     struct conn c;
-    conn_begin(&c, fd, worker);
+    conn_begin(&c, client, worker);
     while (receive(&c) && serve_input(&c))
         ;
     conn_end(&c);

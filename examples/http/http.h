@@ -1,9 +1,9 @@
 /*
  * http.h: the HTTP server's parts and what they share.
  *
- *      http_server.c   options, workers, signals, the report
+ *      http_server.c   options, the listener, the report
  *            |
- *      http/accept.c   who is let in, who is told 503, the end of it all
+ *      http/serve.c    the run: who is let in, who is told 503, the end of it all
  *      http/conn.c     a connection: receives, parses, calls a handler, ends
  *      http/parse.c    what llhttp calls back
  *      http/route.c    paths to handlers; the small handlers
@@ -12,8 +12,9 @@
  *      http/answer.c   heads, the output of a connection
  *      http/date.c     dates as HTTP writes them
  *
- * A worker is a thread with a run of its own; everything of it is touched by that thread alone,
- * but for the counters, which /status.json of another worker reads.
+ * One run serves them all. A connection stays on the worker on which it began, and what it shares
+ * with others (struct worker) is of that worker's thread alone, but for the counters, which
+ * /status.json reads on another one.
  *
  * Memory. A connection is one coroutine, and all that it has while it is idle is in that
  * coroutine's first stack page: struct conn with a receive buffer of IN_SMALL_BYTES. Heap is used
@@ -25,12 +26,12 @@
 #include <whorl.h>
 
 #include <llhttp.h>
-#include <pthread.h>
 #include <stdbool.h>
 #include <time.h>
 
 enum {
-    WORKERS_MAX = 64,
+    WORKERS_MAX = 60,      /* that can be asked for */
+    WORKERS_EVER_MAX = 62, /* with those that share a core with a hog */
     IN_SMALL_BYTES = 1408,
     IN_BODY_BYTES = 8192,  /* least room for receiving a body */
     BLOCK_BYTES = 65536,   /* of output */
@@ -38,7 +39,7 @@ enum {
     HEAD_BYTES_MAX = 1024, /* of an answer */
     DATE_BYTES = 29,
     HELLO_BYTES_MAX = 256,
-    REFUSALS_MAX = 256, /* being told 503 at the same time, a worker */
+    REFUSALS_MAX = 256, /* being told 503 at the same time */
 };
 
 /* What the command line says. */
@@ -74,55 +75,48 @@ struct block {
 };
 
 struct worker {
-    /* immutable after start */
+    /* immutable after its first connection */
     struct server *server;
     const struct config *config;
     int index;
-    pthread_t thread;
-    wh_fd listener;
-    wh_fd ended; /* an eventfd, written when a connection ends and somebody waits for that */
 
-    /* owner only */
-    bool stopping;
-    bool ended_wanted;
-    bool starved_said;
-    unsigned refusals; /* being sent */
-    struct conn *conns;
+    /* its thread's */
     struct prepared *prepared;
     struct block *blocks;
     unsigned blocks_count;
     time_t date_s;
     uint64_t rate_requests; /* `requests` when the second began */
 
-    /* owner writes, any thread reads (relaxed) */
-    uint64_t open;
+    /* its thread writes, any reads (relaxed) */
     uint64_t connections;
     uint64_t requests;
     uint64_t requests_per_s; /* in the last whole second that had any */
-    uint64_t refused;        /* answered 503, or closed without */
+    uint64_t refused;        /* answered 503 */
     uint64_t malformed;
     uint64_t timeouts;
-
-    /* owner only, read by main() after the end */
     uint64_t finished; /* requests answered after the end began */
-    uint64_t cancelled;
-    int64_t drained_ns; /* how long the end took */
-    wh_stats stats;
-    int result;
 } __attribute__((aligned(128)));
 
 struct server {
     struct config config;
     int64_t started_ns;
-    wh_fd root;    /* or -1 */
-    wh_fd signals; /* a signalfd */
-    wh_fd stop;    /* an eventfd, readable once the server is to end */
-    int workers_count;
-    struct worker workers[WORKERS_MAX];
+    wh_fd root; /* or -1 */
+    struct worker workers[WORKERS_EVER_MAX];
 
     /* any thread, atomic */
-    long open; /* connections of all workers */
+    long open;     /* connections, those that are refused included */
+    bool stopping; /* the end has begun */
+    wh_serve_stats stats;
+
+    /* after the end */
+    int64_t drained_ns; /* how long it took */
+    wh_stats run_stats;
 };
+
+static inline bool is_stopping(const struct server *server)
+{
+    return __atomic_load_n(&server->stopping, __ATOMIC_RELAXED);
+}
 
 static inline void count_up(uint64_t *counter)
 {
@@ -179,10 +173,8 @@ struct body {
 struct conn {
     llhttp_t parser; /* first: a callback is given only this */
     struct worker *worker;
-    struct conn *next;
-    struct conn **link; /* what points here */
+    wh_ctx *idle; /* cancelled when the end begins */
     wh_fd fd;
-    bool idle;    /* between requests */
     bool reading; /* a request has begun, deadline_ns counts */
     bool keep;    /* the connection goes on after the answer at hand */
     char *in;
@@ -203,24 +195,20 @@ struct conn {
     char small[IN_SMALL_BYTES];
 };
 
-/* ---- accept.c ---- */
+/* ---- http_server.c ---- */
 
-/* The root of a worker's run. */
-int worker_run(void *arg);
+/* Listens as the options say, and says where; or says why not. As wh_listen_tcp(). */
+wh_fd server_listen(const struct server *server);
 
-/* Tells all workers to end. Any thread. */
-void server_stop(struct server *server);
+/* ---- serve.c ---- */
 
-/* A connection, which admit() counted, is closed. */
-void worker_left(struct worker *worker);
+/* The root of the run: serves until a signal comes. arg is the server. */
+int server_run(void *arg);
 
 /* ---- conn.c ---- */
 
-/* A connection's coroutine; fd is its own. */
-void conn_serve(wh_fd fd, struct worker *worker);
-
-/* Ends the worker's idle connections. One whose next request has come already answers it first. */
-void conns_end_idle(struct worker *worker);
+/* Serves a connection to its end. */
+void conn_serve(const wh_client *client, struct worker *worker);
 
 /* Keeps a piece of the body. False: no memory. */
 bool body_append(struct conn *c, const char *bytes, size_t len);

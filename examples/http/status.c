@@ -1,9 +1,8 @@
 /*
  * status.c: what the server is doing, for a person (/status) and for programs (/status.json).
  *
- * The figures of connections and requests are those of all workers; coroutines, stacks and ring are
- * of the worker that answers, because each has a run of its own ("worker" says which). stacks and
- * resident memory are counted at the moment of asking.
+ * All figures are those of all workers; "worker" says which of them answers. Stacks and resident
+ * memory are counted at the moment of asking.
  */
 #include "http.h"
 
@@ -71,7 +70,7 @@ static void add_site(const struct wh_site *site, void *arg)
 static uint64_t sum(const struct server *server, size_t counter)
 {
     uint64_t total = 0;
-    for (int i = 0; i < server->workers_count; i++)
+    for (int i = 0; i < WORKERS_EVER_MAX; i++)
         total += count_read((const uint64_t *)((const char *)&server->workers[i] + counter));
     return total;
 }
@@ -84,14 +83,15 @@ static void add_server(struct text *text, const struct worker *w)
     add(text,
         "{\"server\":\"whorl/%s\",\"uptime_s\":%.1f,\"workers\":%d,\"worker\":%d,"
         "\"stopping\":%s,",
-        wh_version(), (double)(wh_now() - server->started_ns) / 1e9, server->workers_count,
-        w->index, w->stopping ? "true" : "false");
+        wh_version(), (double)(wh_now() - server->started_ns) / 1e9, server->config.workers,
+        w->index, is_stopping(server) ? "true" : "false");
     add(text,
         "\"connections\":{\"open\":%llu,\"accepted\":%llu,\"refused\":%llu,\"max\":%ld},"
         "\"requests\":{\"answered\":%llu,\"per_s\":%llu,\"malformed\":%llu,\"timeouts\":%llu},",
-        SUM(server, open), SUM(server, connections), SUM(server, refused),
-        server->config.connections_max, SUM(server, requests), SUM(server, requests_per_s),
-        SUM(server, malformed), SUM(server, timeouts));
+        ull((uint64_t)__atomic_load_n(&server->open, __ATOMIC_RELAXED)), SUM(server, connections),
+        SUM(server, refused) + ull(count_read(&server->stats.shed)), server->config.connections_max,
+        SUM(server, requests), SUM(server, requests_per_s), SUM(server, malformed),
+        SUM(server, timeouts));
 }
 
 static void add_run(struct text *text, const wh_stats *s)

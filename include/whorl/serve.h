@@ -105,7 +105,7 @@ typedef struct wh_serve_options {
  *
  * Without a free descriptor a newcomer is accepted on one held in reserve and closed at once, so
  * that it sees an end and does not hang; then accepting pauses until a connection has ended, a
- * tenth of a second at most.
+ * tenth of a second at most. The first time one line on standard error says so.
  *
  * Parks. Returns
  *   -ECANCELED, -ETIMEDOUT   the context has ended: what a server is usually ended by

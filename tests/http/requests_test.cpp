@@ -403,7 +403,7 @@ TEST_CASE("http: the status page is whole in itself, its figures are JSON")
     CHECK(server.number("memory", "rss_bytes") > 100000);
     CHECK(server.number("ring", "submissions") > 0);
     std::string json = server.status_json();
-    CHECK(json.find("\"function\":\"conn_serve\"") != std::string::npos);
+    CHECK(json.find("\"function\":\"serve_client\"") != std::string::npos);
     if (!have_program("python3"))
         return;
     int status = -1;
