@@ -108,7 +108,9 @@ static wh_conn *idle_take_expired(wh_conn_pool *pool, int64_t now_ns, int64_t *r
 static bool idle_put(wh_conn_pool *pool, wh_conn *conn)
 {
     bool kept = false;
-    int64_t until_ns = pool->idle_ns == WH_NEVER ? WH_NEVER : wh_now() + pool->idle_ns;
+    int64_t until_ns;
+    if (__builtin_add_overflow(wh_now(), pool->idle_ns, &until_ns))
+        until_ns = WH_NEVER;
     WH_LOCKED(&pool->lock)
     {
         if (!pool->closed && pool->idle_count < pool->idle_max) {

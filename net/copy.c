@@ -49,6 +49,8 @@ enum {
     SPLICED_MIN_BYTES = 16 << 10, /* less to come is not worth making descriptors non-blocking */
 };
 
+#define IDLE_NS_MAX (WH_NEVER / 2) /* beyond it is for ever */
+
 /* Two directions. Each is copied by a coroutine of its own. */
 struct both {
     int64_t idle_ns;
@@ -218,8 +220,10 @@ static int splice_round(struct copy *c)
         splice_in(wh_conn_fd(c->from), &pipe, left < PIPE_BYTES ? (size_t)left : PIPE_BYTES);
     if (unlikely(n <= 0)) {
         pipe_give(&pipe);
-        if (n == -EAGAIN)
-            return 1;
+        /* The end; or a byte sent with MSG_OOB, at which a splice stops as if that were one, and
+         * which a receive passes over. */
+        if (n == 0 || n == -EAGAIN)
+            return buffer_round(c);
         if (n != -EINVAL)
             conn_received(c->from, n);
         return (int)n;
@@ -396,6 +400,10 @@ static int copy_both(struct copy *one, struct copy *other, struct both *both)
 
 int wh_copy_both(wh_conn *a, wh_conn *b, int64_t idle_ns, wh_copied *ret_copied)
 {
+    if (idle_ns < 0)
+        return -EINVAL;
+    if (idle_ns > IDLE_NS_MAX)
+        idle_ns = 0;
     struct both both = {.idle_ns = idle_ns ? idle_ns : WH_NEVER, .moved_ns = wh_now()};
     struct copy there = {.to = b, .from = a, .max = WH_COPY_ALL, .both = &both};
     struct copy back = {.to = a, .from = b, .max = WH_COPY_ALL, .both = &both};

@@ -24,16 +24,24 @@
 #include <unistd.h>
 
 enum {
-    RANGE_BYTES = 8 << 20, /* copied by the kernel at a time */
+    DENTS_BYTES_MAX = 1 << 20, /* read in one call */
+    RANGE_BYTES = 8 << 20,     /* copied by the kernel at a time */
     LOOP_BYTES = 256 << 10,
     NAME_TRIES_MAX = 100,
 };
 
 /* ---- Reading a directory ---- */
 
-static ssize_t getdents_now(int fd, void *buf, size_t len)
+/* On no stack: a run that abandons the caller leaves it to the thread, if that is at it still. */
+struct dents {
+    int fd;
+    size_t len;
+    char bytes[] __attribute__((aligned(8)));
+};
+
+static ssize_t getdents_now(struct dents *dents)
 {
-    ssize_t n = syscall(SYS_getdents64, fd, buf, len);
+    ssize_t n = syscall(SYS_getdents64, dents->fd, dents->bytes, dents->len);
     return n < 0 ? -errno : n;
 }
 
@@ -43,10 +51,20 @@ ssize_t wh_getdents(wh_fd dir, void *buf, size_t len)
     int rc = wh_ctx_err(NULL);
     if (rc < 0)
         return rc;
+    if (len > DENTS_BYTES_MAX)
+        len = DENTS_BYTES_MAX;
+    struct dents *dents = mem_alloc(sizeof *dents + len);
+    if (!dents)
+        return -ENOMEM;
+    dents->fd = dir;
+    dents->len = len;
     WH_SHIELD
     {
-        rc = wh_blocking(&n, getdents_now, dir, buf, len < INT32_MAX ? len : INT32_MAX);
+        rc = wh_blocking(&n, getdents_now, dents);
     }
+    if (rc == 0 && n > 0)
+        memcpy(buf, dents->bytes, (size_t)n);
+    mem_free(dents);
     return rc < 0 ? rc : n;
 }
 

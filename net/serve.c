@@ -361,7 +361,8 @@ static void drain(struct server *server, int64_t drain_ns)
             rc = wh_waitgroup_wait(&server->running);
         }
         if (rc < 0) {
-            server->stats->cut = __atomic_load_n(&server->stats->open, __ATOMIC_RELAXED);
+            uint64_t open = __atomic_load_n(&server->stats->open, __ATOMIC_RELAXED);
+            __atomic_store_n(&server->stats->cut, open, __ATOMIC_RELAXED);
             wh_ctx_cancel(server->ctx, -ESHUTDOWN);
             (void)wh_waitgroup_wait(&server->running);
         }

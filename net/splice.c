@@ -166,7 +166,7 @@ ssize_t splice_out(const struct pipe *pipe, int fd, size_t len)
         n = splice(pipe->out, NULL, fd, NULL, len, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
     while (n < 0 && errno == EINTR);
     n = result(n);
-    quiet_end(&quiet, n == -EPIPE);
+    quiet_end(&quiet, n == -EPIPE || (n > 0 && (size_t)n < len)); /* a part may have gone first */
     return n;
 }
 

@@ -2,12 +2,12 @@
  * walk.c: through a tree of directories (whorl/fs.h).
  *
  * A directory is read to its end before one of its own is gone into, and only the names of those
- * are kept. So the walk needs no descriptor of the directories above: it comes back by "..", and
- * looks whether that is the directory that it came from. Each step is relative to the one before
- * and follows no link.
+ * are kept. So the walk needs no descriptor of the directories above, but the last: it comes back
+ * by "..", and looks whether that is the directory that it came from. Each step is relative to the
+ * one before and follows no link.
  *
- *      levels    [ a: b c d ]  [ c: e f ]  [ e: ]        names: what is still to be gone into
- *                  open, kept    "..": closed  open
+ *      levels    [ a: b c d ]  [ c: e f ]  [ e: g ]  [ g: ]      names: what is still to be gone
+ * into open, kept    "..": closed  kept    open
  *
  * Rejected: keeping all directories on the way open, which runs out of descriptors in a deep tree,
  * and keeping some of them, which is two ways where this is one, and saves an openat(2) and a
@@ -53,9 +53,10 @@ struct walk {
     struct level *levels;
     size_t depth; /* levels in use */
     size_t size;
-    wh_fd root; /* of levels[0] */
-    wh_fd dir;  /* of the last level; may be the root */
-    char *buf;
+    wh_fd root;  /* of levels[0] */
+    wh_fd dir;   /* of the last level; may be the root */
+    wh_fd above; /* of the one before, while that is kept; or -1 */
+    struct reading *reading;
 };
 
 static int bytes_add(struct bytes *bytes, const char *at, size_t len)
@@ -132,13 +133,14 @@ static int visit_entry(struct walk *walk, const struct dirent64 *d)
 
 /* ---- Reading ---- */
 
-/* What a thread of wh_blocking() is asked for. */
+/* What a thread of wh_blocking() is asked for. It is on no stack, which a thread that is still at
+ * it could outlive: a run that abandons the walk leaves it to the thread. */
 struct reading {
     wh_fd dir;
-    char *buf;
     size_t len;  /* what it has read */
     int error;   /* 0, or why it has stopped */
     bool is_all; /* nor is there anything left */
+    char buf[BUF_BYTES] __attribute__((aligned(8)));
 };
 
 /* As much as the buffer takes: a thread is asked once for most directories. */
@@ -157,15 +159,19 @@ static void read_now(struct reading *reading)
 }
 
 /* In a shield: a thread that went on without us would read into what is not ours any more. */
-static int read_some(struct walk *walk, struct reading *ret_reading)
+static int read_some(struct walk *walk)
 {
+    struct reading *reading = walk->reading;
     int rc = wh_ctx_err(NULL);
     if (rc < 0)
         return rc;
-    *ret_reading = (struct reading){.dir = walk->dir, .buf = walk->buf};
+    reading->dir = walk->dir;
+    reading->len = 0;
+    reading->error = 0;
+    reading->is_all = false;
     WH_SHIELD
     {
-        rc = wh_blocking(NULL, read_now, ret_reading);
+        rc = wh_blocking(NULL, read_now, reading);
     }
     return rc;
 }
@@ -173,18 +179,18 @@ static int read_some(struct walk *walk, struct reading *ret_reading)
 /* Shows all that is in the last level. *ret_error: 0, or why it cannot be read. */
 static int read_level(struct walk *walk, int *ret_error)
 {
-    struct reading reading;
+    const struct reading *reading = walk->reading;
     do {
-        int rc = read_some(walk, &reading);
-        for (size_t at = 0; rc >= 0 && at < reading.len;) {
-            const struct dirent64 *d = (const struct dirent64 *)(walk->buf + at);
+        int rc = read_some(walk);
+        for (size_t at = 0; rc >= 0 && at < reading->len;) {
+            const struct dirent64 *d = (const struct dirent64 *)(reading->buf + at);
             rc = visit_entry(walk, d);
             at += d->d_reclen;
         }
         if (rc < 0)
             return rc;
-    } while (!reading.error && !reading.is_all);
-    *ret_error = reading.error;
+    } while (!reading->error && !reading->is_all);
+    *ret_error = reading->error;
     return 0;
 }
 
@@ -224,10 +230,24 @@ static int level_push(struct walk *walk, const struct level *level)
     return 0;
 }
 
+static void dir_close(const struct walk *walk, wh_fd dir)
+{
+    if (dir >= 0 && dir != walk->root)
+        close(dir); /* nobody else has it */
+}
+
 static void dir_set(struct walk *walk, wh_fd dir)
 {
-    if (walk->dir != walk->root)
-        close(walk->dir); /* nobody else has it */
+    dir_close(walk, walk->dir);
+    walk->dir = dir;
+}
+
+/* Into one below: the one above stays open until the walk goes deeper. One that may be read and not
+ * searched has no way back by "..", and none deeper. */
+static void dir_enter(struct walk *walk, wh_fd dir)
+{
+    dir_close(walk, walk->above);
+    walk->above = walk->dir;
     walk->dir = dir;
 }
 
@@ -251,6 +271,11 @@ static int leave_level(struct walk *walk)
     wh_assert(walk->depth > 1);
     mem_free(walk->levels[--walk->depth].names.at);
     const struct level *above = &walk->levels[walk->depth - 1];
+    if (walk->above >= 0) {
+        dir_set(walk, walk->above);
+        walk->above = -1;
+        return 0;
+    }
     if (walk->depth == 1) {
         dir_set(walk, walk->root);
         return 0;
@@ -306,7 +331,7 @@ static int enter_level(struct walk *walk, size_t name_at)
         close(dir);
         return rc;
     }
-    dir_set(walk, dir);
+    dir_enter(walk, dir);
     rc = read_level(walk, &error);
     if (rc < 0 || ends_all(error))
         return rc < 0 ? rc : error;
@@ -367,17 +392,18 @@ static int walk_from_root(struct walk *walk, const char *path)
 
 int wh_walk(const char *path, wh_walk_visit visit, void *arg, const wh_walk_options *options)
 {
-    struct walk walk = {.visit = visit, .arg = arg, .dir = -1};
+    struct walk walk = {.visit = visit, .arg = arg, .dir = -1, .above = -1};
     if (options)
         walk.options = *options;
     if (walk.options.depth_max < 0)
         return -EINVAL;
-    walk.buf = mem_alloc(BUF_BYTES);
-    if (!walk.buf)
+    walk.reading = mem_alloc(sizeof *walk.reading);
+    if (!walk.reading)
         return -ENOMEM;
     walk.root = walk.dir = wh_openat(AT_FDCWD, path, OPEN, 0);
     int rc = walk.root < 0 ? walk.root : walk_from_root(&walk, path);
     if (walk.root >= 0) {
+        dir_close(&walk, walk.above);
         dir_set(&walk, walk.root);
         close(walk.root);
     }
@@ -385,6 +411,6 @@ int wh_walk(const char *path, wh_walk_visit visit, void *arg, const wh_walk_opti
         mem_free(walk.levels[i].names.at);
     mem_free(walk.levels);
     mem_free(walk.path.at);
-    mem_free(walk.buf);
+    mem_free(walk.reading);
     return rc;
 }

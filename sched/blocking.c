@@ -103,10 +103,15 @@ static void delivered(struct post *post, struct worker *w)
         worker_free(w, job);
 }
 
-/* The run is over and the caller has been abandoned. */
+static bool job_unqueue(struct job *job);
+
+/* The run is over and the caller has been abandoned. What nobody has begun is not done: its
+ * arguments may be on a stack that goes next. */
 static void job_over(struct run_hook *hook)
 {
     struct job *job = container_of(hook, struct job, hook);
+    if (job_unqueue(job))
+        job_unref(job);
     job_forget(job); /* or it has been posted, and is delivered when the inbox is emptied */
     job->caller = NULL;
     job_unref(job);

@@ -66,7 +66,7 @@ typedef struct wh_walk_options {
  *
  * Symbolic links are shown, not followed; only the path itself may be one. Where somebody else
  * replaces a directory by a link at the same time, the walk does not follow that either, and what
- * the visitor does with `dir` and `name` stays in the tree. Three descriptors are used, however
+ * the visitor does with `dir` and `name` stays in the tree. Four descriptors are used, however
  * deep the tree is, and memory for the names of the directories that are still to come.
  *
  * May park. Returns 0; what the visitor returned; -ENOTDIR, -ENOENT, -EACCES... when it could not

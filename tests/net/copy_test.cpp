@@ -54,6 +54,31 @@ TEST_CASE("copy: every byte, in order, between streams of every kind")
         }
 }
 
+TEST_CASE("copy: a byte sent out of band stops nothing, and nothing behind it is lost")
+{
+    for (bool end_at_once : {true, false})
+        in_run([&] {
+            const std::string before = pattern(times(2000000)), behind = pattern(1000);
+            Source source(TCP);
+            Sink sink(TCP);
+            wh_coro *receiver = sink.receive();
+            wh_coro *sender = spawn([&] {
+                (void)wh_send_all(source.peer, before.data(), before.size());
+                (void)wh_send(source.peer, "!", 1, MSG_OOB);
+                (void)wh_send_all(source.peer, behind.data(), behind.size());
+                if (!end_at_once)
+                    until([&] { return sink.received == before.size() + behind.size(); });
+                source.peer.reset();
+            });
+            const int64_t n = wh_copy(sink.conn, source.conn, WH_COPY_ALL, nullptr);
+            join(sender);
+            CHECK(n == static_cast<int64_t>(before.size() + behind.size()));
+            sink.end();
+            join(receiver);
+            CHECK((sink.got == before + behind));
+        });
+}
+
 TEST_CASE("copy: pieces of every size, and a change between small and large ones")
 {
     in_run([] {

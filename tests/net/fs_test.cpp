@@ -5,6 +5,7 @@
  *
  * Checks are made in the root alone: it is run with several workers, too.
  */
+#include "tests/base/child.hpp"
 #include "tests/net/peers.hpp"
 #include "tests/sched/on_workers.hpp"
 
@@ -415,7 +416,35 @@ TEST_CASE("walk: others replace directories by links all the time, and none is e
     });
 }
 
-TEST_CASE("walk: deeper than a path can be, with three descriptors, and removed again")
+TEST_CASE("walk: a directory that may be read and not searched does not end it")
+{
+    const ChildEnd end = in_child([] {
+        if (geteuid() == 0) { /* who may do everything sees no difference */
+            CHILD_REQUIRE(setresgid(65534, 65534, 65534) == 0);
+            CHILD_REQUIRE(setresuid(65534, 65534, 65534) == 0);
+        }
+        return in_run([] {
+            Folder folder;
+            for (const char *dir : {"/a", "/a/b", "/a/c", "/a/c/d"})
+                CHILD_REQUIRE(mkdir((folder.path() + std::string(dir)).c_str(), 0700) == 0);
+            for (const char *file : {"/a/b/f", "/a/c/d/g"})
+                CHILD_REQUIRE(mknod((folder.path() + std::string(file)).c_str(), S_IFREG, 0) == 0);
+            const std::string closed = folder.path() + std::string("/a/b");
+            CHILD_REQUIRE(chmod(closed.c_str(), 0444) == 0);
+            const std::vector<std::string> lines = shown(folder);
+            const char *expected[] = {"2 a/b D",   "3 a/b/f r",   "2 a/b D+", "2 a/c D",
+                                      "3 a/c/d D", "4 a/c/d/g r", "2 a/c D+", "1 a D+"};
+            for (const char *line : expected)
+                CHILD_REQUIRE(place(lines, line) < lines.size());
+            CHILD_REQUIRE(chmod(closed.c_str(), 0700) == 0);
+            CHILD_REQUIRE(remove_all(folder.path()) == 0);
+        });
+    });
+    INFO(end.how());
+    CHECK(end.exited(0));
+}
+
+TEST_CASE("walk: deeper than a path can be, with four descriptors, and removed again")
 {
     in_run([] {
         Folder folder;

@@ -99,6 +99,44 @@ TEST_CASE("blocking: the call is made on another thread, and its result comes ba
     });
 }
 
+namespace
+{
+void write_shielded(Gate *gate, std::atomic<int> *wrote)
+{
+    WH_SHIELD
+    {
+        (void)wh_blocking(nullptr, +[](Gate *, std::atomic<int> *to) { ++*to; }, gate, wrote);
+    }
+}
+} // namespace
+
+TEST_CASE("blocking: what no thread has begun when the run ends is not done")
+{
+    setenv("WHORL_BLOCKING_MAX", "1", 1);
+    static Gate gate;
+    std::atomic<int> wrote{0};
+    wh_options hasty = {};
+    hasty.grace_ns = -1;
+    in_run(
+        [&] {
+            (void)wh_go(pass_shielded, &gate);
+            gate.await_begun(1);
+            (void)wh_go(write_shielded, &gate, &wrote);
+            wh_yield();
+            wh_yield();
+        },
+        &hasty);
+    gate.open();
+    gate.await_ended(1);
+    in_run([] { /* what had been queued before this would have been done before this */
+                intptr_t value = 0;
+                const int rc = wh_blocking(&value, add, 1, 2);
+                CHECK(rc == 0);
+    });
+    CHECK(wrote == 0);
+    unsetenv("WHORL_BLOCKING_MAX");
+}
+
 /* ThreadSanitizer allows no threads in a child of a process that has some. */
 #ifndef __SANITIZE_THREAD__
 TEST_CASE("blocking: a child of fork(2) has threads of its own")
