@@ -177,6 +177,8 @@ TEST_CASE("dial: a dead IPv6 address beside a live IPv4 one, and the other way r
         }
         Fd six(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
         const Address address = on_port("::1", place.port);
+        const int on = 1; /* connections to the one that was there may not be quite over */
+        CHECK(setsockopt(six, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0);
         CHECK(bind(six, address.any(), address.len) == 0);
         CHECK(listen(six, 16) == 0);
         place.options.attempt_delay_ns = WH_HOUR;
