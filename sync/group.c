@@ -54,7 +54,9 @@ static void fail(struct worker *w, wh_group *group, int error)
     object_unlock(shared, &group->lock);
     if (!first)
         return;
-    ctx_end(w, group->ctx, error);
+    /* Of a deadline that is the group's, too, the loop may not know yet: it is no cancel. */
+    if (error != -ETIMEDOUT || ctx_ended(group->ctx) != -ETIMEDOUT)
+        ctx_end(w, group->ctx, error);
     wake_all(&woken, -ECANCELED, shared);
 }
 

@@ -34,8 +34,26 @@ TEST_CASE("group: a deadline around it reaches the members; its wait is not cut 
         }
         CHECK(rc == -ETIMEDOUT);
         CHECK(error == -ETIMEDOUT);
-        /* The deadline, or the first error, which came of it, by a moment earlier. */
-        CHECK((started == -ETIMEDOUT || started == -ECANCELED));
+        CHECK(started == -ETIMEDOUT);
+    });
+}
+
+TEST_CASE("group: a member that begins after the deadline does not turn it into a cancel")
+{
+    in_run([] {
+        int rc = 1, ended = 0, started = 1;
+        const int64_t deadline = wh_now() + WH_MILLISECOND;
+        WH_WITH_DEADLINE(deadline)
+        WH_WITH_GROUP(group, nullptr)
+        {
+            wh_group_go(group, stay_and_count, &ended);
+            busy_until(deadline + WH_MILLISECOND); /* the loop's time is from before it */
+            rc = wh_group_wait(group);
+            started = wh_group_go(group, return_it, 0);
+        }
+        CHECK(ended == 1);
+        CHECK(rc == -ETIMEDOUT);
+        CHECK(started == -ETIMEDOUT);
     });
 }
 
