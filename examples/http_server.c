@@ -8,11 +8,9 @@
  */
 #include "http/http.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -180,21 +178,9 @@ static void set_limits(struct config *config)
 /* The address a listener has, as "HOST:PORT". */
 static void address_of(wh_fd listener, char *ret_text, size_t size)
 {
-    union {
-        struct sockaddr any;
-        struct sockaddr_in in;
-        struct sockaddr_in6 in6;
-    } address = {.any.sa_family = AF_UNSPEC};
-    socklen_t len = sizeof address;
-    char host[INET6_ADDRSTRLEN] = "?";
-    getsockname(listener, &address.any, &len);
-    if (address.any.sa_family == AF_INET6) {
-        inet_ntop(AF_INET6, &address.in6.sin6_addr, host, sizeof host);
-        snprintf(ret_text, size, "[%s]:%u", host, ntohs(address.in6.sin6_port));
-    } else {
-        inet_ntop(AF_INET, &address.in.sin_addr, host, sizeof host);
-        snprintf(ret_text, size, "%s:%u", host, ntohs(address.in.sin_port));
-    }
+    wh_addr address;
+    if (wh_addr_local(listener, &address) < 0 || wh_addr_format(&address, ret_text, size) < 0)
+        snprintf(ret_text, size, "?");
 }
 
 static const char *listen_cure(int error)

@@ -15,10 +15,8 @@
  */
 #include <whorl.h>
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -118,21 +116,14 @@ static void serve(const wh_client *client)
 
 static int print_address(wh_fd listener)
 {
-    union {
-        struct sockaddr any;
-        struct sockaddr_in in;
-        struct sockaddr_in6 in6;
-    } address;
-    socklen_t len = sizeof address;
-    char host[INET6_ADDRSTRLEN];
-    if (getsockname(listener, &address.any, &len) < 0)
-        return -errno;
-    bool v6 = address.any.sa_family == AF_INET6;
-    inet_ntop(address.any.sa_family,
-              v6 ? (void *)&address.in6.sin6_addr : (void *)&address.in.sin_addr, host,
-              sizeof host);
-    printf(v6 ? "listening on [%s]:%u\n" : "listening on %s:%u\n", host,
-           ntohs(v6 ? address.in6.sin6_port : address.in.sin_port));
+    wh_addr address;
+    char text[WH_ADDR_TEXT];
+    int rc = wh_addr_local(listener, &address);
+    if (rc == 0)
+        rc = wh_addr_format(&address, text, sizeof text);
+    if (rc < 0)
+        return rc;
+    printf("listening on %s\n", text);
     fflush(stdout);
     return 0;
 }
