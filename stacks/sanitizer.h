@@ -121,11 +121,18 @@ static inline void sanitizer_back(struct sanitizer *self, const struct sanitizer
  * megabyte of address space, mapped and unmapped), so each thread keeps some for the next
  * coroutines. What a fiber has of calls that never returned would stay with it: context_main(),
  * which ends a coroutine, is not instrumented.
+ *
+ * A signal is kept back until the fiber that runs makes a call that is intercepted. During the
+ * switch it would stay with the fiber that is left, for as long as that is parked: so signals are
+ * blocked meanwhile, and the call that does it delivers what has come before.
  */
 #define SANITIZER_UNWATCHED __attribute__((no_sanitize("thread")))
 
 void *sanitizer_fiber_take(void);
 void sanitizer_fiber_give(void *fiber);
+void sanitizer_thread_set(struct sanitizer *s);
+void sanitizer_signals_hold(void);
+void sanitizer_signals_release(void);
 void sanitizer_fibers_finish(void);
 
 static inline void sanitizer_stack_set(struct sanitizer *s, const struct stack_pool *pool,
@@ -136,23 +143,20 @@ static inline void sanitizer_stack_set(struct sanitizer *s, const struct stack_p
     s->fiber = sanitizer_fiber_take();
 }
 
-static inline void sanitizer_thread_set(struct sanitizer *s)
-{
-    s->fiber = __tsan_get_current_fiber();
-}
-
 /* Nothing that is instrumented stands between this and the switch. */
 __attribute__((always_inline)) static inline void
 sanitizer_leave(struct sanitizer *from, const struct sanitizer *to, bool dying)
 {
     if (dying)
         sanitizer_fiber_give(from->fiber); /* nobody takes it before the switch */
+    sanitizer_signals_hold();
     __tsan_switch_to_fiber(to->fiber, 0);
 }
 
 static inline void sanitizer_arrive(struct sanitizer *self)
 {
     (void)self;
+    sanitizer_signals_release();
 }
 
 /* Of a coroutine that was abandoned. */

@@ -15,6 +15,8 @@
 #include <mutex>
 #include <thread>
 
+#include <unistd.h>
+
 extern "C" {
 #include "sync/sync.h"
 }
@@ -131,6 +133,54 @@ TEST_CASE("signal: one that is asked for is sent to the channel, and the earlier
         wh_chan_unref(ch);
     });
     CHECK(handled == 0);
+}
+
+TEST_CASE(
+    "signal: one that comes at any moment is sent on, whatever coroutines start, park and end")
+{
+    constexpr int rounds = 400;
+    std::atomic<int> wanted{0};
+    std::atomic<bool> over{false};
+    int came = 0;
+    std::thread sender([&wanted, &over] {
+        for (int sent = 0; !over;) {
+            if (wanted == sent) {
+                std::this_thread::yield();
+                continue;
+            }
+            kill(getpid(), SIGUSR1);
+            sent++;
+        }
+    });
+    in_run([&] {
+        Ints ch = wh_chan_create(int, 1);
+        CHECK(wh_signal_notify(ch, SIGUSR1) == 0);
+        while (came < rounds) {
+            wh_event round_over = {};
+            std::vector<wh_coro *> parked;
+            wanted++;
+            for (int i = 0; i < 8; i++) {
+                parked.push_back(spawn([&round_over] { CHECK(wh_event_wait(&round_over) == 0); }));
+                wh_yield();
+            }
+            int number = 0;
+            int rc = -ETIMEDOUT;
+            WH_WITH_TIMEOUT(10 * WH_SECOND)
+            {
+                rc = wh_chan_recv(ch, &number);
+            }
+            wh_event_set(&round_over);
+            for (wh_coro *coro : parked)
+                CHECK(wh_join(coro, nullptr) == 0);
+            if (rc != 1)
+                break;
+            came++;
+        }
+        wh_chan_unref(ch);
+    });
+    over = true;
+    sender.join();
+    CHECK(came == rounds);
 }
 
 TEST_CASE("signal: one that is asked for no longer ends the process")
