@@ -185,9 +185,9 @@ static wh_fd listen_there(struct server *server)
 /* Serves until a signal comes. Returns 0, or what went wrong. */
 static int serve(struct server *server, WH_CHAN(int) signals)
 {
-    const wh_serve_options serving = {.connections_max = server->config.clients_max + REFUSALS};
-    wh_coro *serving_coro, *expiring;
-    intptr_t why = 0;
+    const wh_serve_options serving = {.connections_max = server->config.clients_max + REFUSALS,
+                                      .stop = signals};
+    wh_coro *expiring;
     wh_fd listener = listen_there(server);
     if (listener < 0)
         return listener;
@@ -196,18 +196,9 @@ static int serve(struct server *server, WH_CHAN(int) signals)
         wh_close(listener);
         return rc;
     }
-    rc = wh_spawn(&serving_coro, NULL, wh_serve, listener, client_serve, server, &serving);
-    if (rc == 0) {
-        wh_select(WH_RECV(signals, NULL), WH_JOINABLE(serving_coro));
-        wh_signal_stop(signals); /* the next one has its usual effect */
-        wh_cancel(serving_coro);
-        wh_join(serving_coro, &why);
-        rc = why == -ECANCELED ? 0 : (int)why;
-        if (rc < 0)
-            fprintf(stderr, "kv_server: cannot serve any more: %s\n", strerror(-rc));
-    } else {
-        wh_close(listener);
-    }
+    rc = wh_serve(listener, client_serve, server, &serving);
+    if (rc < 0)
+        fprintf(stderr, "kv_server: cannot serve any more: %s\n", strerror(-rc));
     wh_cancel(expiring);
     wh_join(expiring, NULL);
     return rc;

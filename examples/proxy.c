@@ -128,11 +128,13 @@ static int print_address(wh_fd listener)
     return 0;
 }
 
-static int serve_all(struct proxy *proxy)
+/* Serves until a signal has come, and those who are connected have ended, or a second one. */
+static int serve_all(struct proxy *proxy, WH_CHAN(int) signals)
 {
     const wh_serve_options options = {.connections_max = (uint64_t)proxy->connections_max,
                                       .drain_ns = proxy->grace_ns ? proxy->grace_ns : -1,
-                                      .stats = &proxy->served};
+                                      .stats = &proxy->served,
+                                      .stop = signals};
     wh_fd listener =
         wh_listen_tcp(proxy->listen, &(wh_listen_options){.reuseport = proxy->workers > 1});
     int rc = listener < 0 ? listener : print_address(listener);
@@ -141,25 +143,6 @@ static int serve_all(struct proxy *proxy)
         return rc;
     }
     return wh_serve(listener, serve, proxy, &options);
-}
-
-/* Serves until a signal has come, and those who are connected have ended, or a second one. */
-static int serve_until(struct proxy *proxy, WH_CHAN(int) signals)
-{
-    wh_coro *server;
-    intptr_t why = 0;
-    int rc = wh_spawn(&server, NULL, serve_all, proxy);
-    if (rc < 0)
-        return rc;
-    if (wh_select(WH_RECV(signals, NULL), WH_JOINABLE(server)) == 0) {
-        wh_cancel(server);
-        if (wh_select(WH_RECV(signals, NULL), WH_JOINABLE(server)) == 0) {
-            wh_detach(server); /* the end of the run ends it */
-            return 0;
-        }
-    }
-    rc = wh_join(server, &why);
-    return rc < 0 || why == -ECANCELED ? rc : (int)why;
 }
 
 static int app(void *arg)
@@ -172,7 +155,7 @@ static int app(void *arg)
     if (rc == 0)
         rc = wh_signal_notify(signals, SIGINT);
     if (rc == 0)
-        rc = serve_until(proxy, signals);
+        rc = serve_all(proxy, signals);
     wh_stats_get(&proxy->run);
     wh_signal_stop(signals);
     wh_chan_unref(signals);

@@ -5,7 +5,7 @@
  *         | joins them          | accepts, and starts in server->ctx
  *         |                     '--> serve_client: a context and a stream, handler, close
  *         v
- *      drain: server->idle is cancelled; waits for `open` handlers; server->ctx is cancelled; waits
+ *      drain: server->idle is cancelled; waits for the handlers; server->ctx is cancelled; waits
  *
  * The acceptors are in the context of wh_serve(), which ends them. The handlers are not: each is
  * started in a shield and under server->ctx, whose end is the server's to say.
@@ -17,6 +17,7 @@
 #include <whorl/coro.h>
 #include <whorl/io.h>
 #include <whorl/net.h>
+#include <whorl/select.h>
 #include <whorl/serve.h>
 #include <whorl/sync.h>
 #include <whorl/time.h>
@@ -48,7 +49,7 @@ struct server {
     wh_ctx *ctx, *idle;
     wh_sem slots;         /* what is left of connections_max */
     wh_waitgroup running; /* handlers */
-    wh_event ended;       /* a connection has ended since accepting paused */
+    wh_event ended;       /* a connection has ended since it was waited for */
     int reserve;          /* a descriptor to close when there is no other; any acceptor, atomic */
     wh_serve_stats *stats;
 };
@@ -323,60 +324,69 @@ static int start_all(struct server *server, struct acceptor *acceptors, unsigned
     return rc;
 }
 
-/* Waits for the first of them to end, which all do for the same reasons; then ends the others, and
- * closes the listeners but the first. */
-static int join_all(struct acceptor *acceptors, unsigned acceptors_count, int error)
+/* Waits until it is told to end, or the first of them has ended, which all do for the same reasons;
+ * then ends the others, and closes the listeners but the first. */
+static int join_all(struct acceptor *acceptors, unsigned acceptors_count, WH_CHAN(int) stop,
+                    int error)
 {
-    int rc = error;
+    int which = error;
+    if (error == 0)
+        which = wh_select(WH_JOINABLE(acceptors[0].coro), WH_RECV(stop, NULL));
     intptr_t why = 0;
-    unsigned from = 0;
-    if (rc == 0) {
-        rc = wh_join(acceptors[0].coro, &why);
-        if (rc == 0) {
-            rc = (int)why;
-            from = 1;
-        }
-    }
     WH_SHIELD
     {
-        for (unsigned i = from; i < acceptors_count; i++)
+        for (unsigned i = 0; i < acceptors_count; i++)
             wh_cancel(acceptors[i].coro);
-        for (unsigned i = from; i < acceptors_count; i++)
-            wh_join(acceptors[i].coro, NULL);
+        for (unsigned i = 0; i < acceptors_count; i++)
+            wh_join(acceptors[i].coro, i ? NULL : &why);
         for (unsigned i = 1; i < acceptors_count; i++)
             wh_close(acceptors[i].listener);
     }
-    return rc;
+    return which == 0 ? (int)why : which < 0 ? which : 0;
+}
+
+static uint64_t open_now(const struct server *server)
+{
+    return __atomic_load_n(&server->stats->open, __ATOMIC_RELAXED);
+}
+
+/* Whether all handlers have come to their end before the drain has. */
+static bool end_in_time(struct server *server, int64_t until_ns, WH_CHAN(int) stop)
+{
+    int which = 0;
+    while (which == 0 && open_now(server)) {
+        wh_event_reset(&server->ended); /* before the look: who ends later sets it again */
+        if (open_now(server))
+            which = wh_select(WH_EVENT_SET(&server->ended), WH_AT(until_ns), WH_RECV(stop, NULL));
+    }
+    return which == 0;
 }
 
 /* Lets the handlers come to their end. */
-static void drain(struct server *server, int64_t drain_ns)
+static void drain(struct server *server, int64_t drain_ns, WH_CHAN(int) stop)
 {
+    int64_t now_ns = wh_now();
+    __atomic_store_n(&server->stats->drain_began_ns, now_ns, __ATOMIC_RELAXED);
     wh_ctx_cancel(server->idle, -ESHUTDOWN);
     WH_SHIELD
     {
-        int rc = -ETIMEDOUT;
-        WH_WITH_TIMEOUT(drain_ns < 0 ? 0 : drain_ns)
-        {
-            rc = wh_waitgroup_wait(&server->running);
-        }
-        if (rc < 0) {
-            uint64_t open = __atomic_load_n(&server->stats->open, __ATOMIC_RELAXED);
-            __atomic_store_n(&server->stats->cut, open, __ATOMIC_RELAXED);
+        int64_t until_ns = drain_ns < WH_NEVER - now_ns ? now_ns + drain_ns : WH_NEVER;
+        if (!end_in_time(server, until_ns, stop)) {
+            __atomic_store_n(&server->stats->cut, open_now(server), __ATOMIC_RELAXED);
             wh_ctx_cancel(server->ctx, -ESHUTDOWN);
-            (void)wh_waitgroup_wait(&server->running);
         }
+        (void)wh_waitgroup_wait(&server->running);
     }
 }
 
-static int serve(struct server *server, wh_fd listener, int64_t drain_ns)
+static int serve(struct server *server, wh_fd listener, const wh_serve_options *o)
 {
     struct acceptor acceptors[ACCEPTORS_MAX] = {{0}};
     unsigned acceptors_count;
     int rc = start_all(server, acceptors, &acceptors_count, listener);
-    rc = join_all(acceptors, acceptors_count, rc);
+    rc = join_all(acceptors, acceptors_count, o->stop, rc);
     wh_close(listener);
-    drain(server, drain_ns);
+    drain(server, o->drain_ns ? o->drain_ns : DRAIN_NS_DEFAULT, o->stop);
     return rc;
 }
 
@@ -405,7 +415,7 @@ int wh_serve(wh_fd listener, wh_serve_handler handler, void *arg, const wh_serve
     if (server.reserve < 0)
         rc = -errno;
     if (rc == 0)
-        rc = serve(&server, listener, o->drain_ns ? o->drain_ns : DRAIN_NS_DEFAULT);
+        rc = serve(&server, listener, o);
     else
         wh_close(listener);
     if (server.reserve >= 0)

@@ -40,8 +40,8 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from measuring import Failed, cpu_s, free_port
 
-FIGURES = ('accepted', 'open', 'shed', 'starved', 'cut', 'ready', 'begun', 'fired', 'messages',
-           'direct', 'connected', 'exchanged', 'seen_end')  # struct shared
+FIGURES = ('accepted', 'open', 'shed', 'starved', 'cut', 'drain_began_ns', 'ready', 'begun', 'fired',
+           'messages', 'direct', 'connected', 'exchanged', 'seen_end')  # struct shared
 IDLE_S = 3.0
 FILL_PER_S = 9000          # slower than any machine we have seen
 KERNEL_BYTES, USER_BYTES = 5500, 5300

@@ -51,27 +51,21 @@ static int run(void *arg)
     char address[32];
     snprintf(address, sizeof address, "127.0.0.1:%s", app->port);
     const wh_listen_options listen_options = {.reuseport = 1};
-    const wh_serve_options options = {
-        .direct = app->direct, .stats = &app->shared->stats, .drain_ns = -1};
     wh_fd listener = wh_listen_tcp(address, &listen_options);
     if (listener < 0) {
         fprintf(stderr, "c1m_server: cannot listen on %s: %s\n", address, strerror(-listener));
         return listener;
     }
     WH_CHAN(int) stop = wh_chan_create(int, 1);
+    const wh_serve_options options = {
+        .direct = app->direct, .stats = &app->shared->stats, .drain_ns = -1, .stop = stop};
     int rc = wh_signal_notify(stop, SIGTERM);
-    wh_coro *server;
-    intptr_t why = 0;
-    if (rc == 0)
-        rc = wh_spawn(&server, NULL, wh_serve, listener, serve_one, app, &options);
     if (rc < 0)
         return rc;
     __atomic_store_n(&app->shared->ready, 1, __ATOMIC_RELAXED);
-    wh_select(WH_RECV(stop, NULL), WH_JOINABLE(server));
-    wh_cancel(server);
-    wh_join(server, &why);
+    rc = wh_serve(listener, serve_one, app, &options);
     wh_chan_unref(stop);
-    return why == -ECANCELED ? 0 : (int)why;
+    return rc;
 }
 
 int main(int argc, char **argv)

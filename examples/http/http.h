@@ -104,8 +104,7 @@ struct server {
     struct worker workers[WORKERS_EVER_MAX];
 
     /* any thread, atomic */
-    long open;     /* connections, those that are refused included */
-    bool stopping; /* the end has begun */
+    long open; /* connections, those that are refused included */
     wh_serve_stats stats;
 
     /* after the end */
@@ -115,7 +114,7 @@ struct server {
 
 static inline bool is_stopping(const struct server *server)
 {
-    return __atomic_load_n(&server->stopping, __ATOMIC_RELAXED);
+    return __atomic_load_n(&server->stats.drain_began_ns, __ATOMIC_RELAXED);
 }
 
 static inline void count_up(uint64_t *counter)

@@ -7,7 +7,7 @@
  *
  * The end, at the first signal: client->idle is cancelled, so idle connections end; one whose next
  * request has come already answers it first; requests at hand are answered with Connection: close.
- * What takes longer than grace_ns is cancelled. A second signal has its usual effect.
+ * What takes longer than grace_ns is cancelled, and all of it at a second signal.
  */
 #include "http.h"
 
@@ -74,26 +74,14 @@ static int serve_until_told(struct server *server, wh_fd listener, WH_CHAN(int) 
         .connections_max = (uint64_t)config->connections_max + REFUSALS_MAX,
         .drain_ns = config->grace_ns ? config->grace_ns : -1,
         .stats = &server->stats,
+        .stop = signals,
     };
-    wh_coro *serving;
-    intptr_t why = 0;
-    int rc = wh_spawn(&serving, NULL, wh_serve, listener, serve_client, server, &options);
-    if (rc < 0) {
-        wh_close(listener);
-        return rc;
-    }
-    wh_select(WH_RECV(signals, NULL), WH_JOINABLE(serving));
-    wh_signal_stop(signals); /* the next one has its usual effect */
-    int64_t began_ns = wh_now();
-    __atomic_store_n(&server->stopping, true, __ATOMIC_RELAXED);
-    wh_cancel(serving);
-    wh_join(serving, &why);
-    server->drained_ns = wh_now() - began_ns;
+    int rc = wh_serve(listener, serve_client, server, &options);
+    server->drained_ns = wh_now() - server->stats.drain_began_ns;
     wh_stats_get(&server->run_stats);
-    if (why == -ECANCELED)
-        return 0;
-    fprintf(stderr, "http_server: cannot accept any more: %s\n", strerror((int)-why));
-    return (int)why;
+    if (rc < 0)
+        fprintf(stderr, "http_server: cannot accept any more: %s\n", strerror(-rc));
+    return rc;
 }
 
 int server_run(void *arg)

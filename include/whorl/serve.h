@@ -21,34 +21,30 @@
  *
  *     static int app(void *arg)
  *     {
- *         wh_coro *server;
- *         intptr_t why = 0;
- *         WH_CHAN(int) stop = wh_chan_create(int, 1);
+ *         WH_CHAN(int) stop = wh_chan_create(int, 2);
+ *         const wh_serve_options options = {.stop = stop};
  *         int rc = wh_signal_notify(stop, SIGTERM);
  *         if (rc == 0)
- *             rc = wh_spawn(&server, NULL, wh_serve, wh_listen_tcp("127.0.0.1:7000", NULL), greet,
- *                           NULL, NULL);
- *         if (rc == 0) {
- *             wh_select(WH_RECV(stop, NULL), WH_JOINABLE(server));
- *             wh_cancel(server);                    begins the end, if it has not ended
- *             wh_join(server, &why);                -ECANCELED, or what was wrong
- *         }
+ *             rc = wh_serve(wh_listen_tcp("127.0.0.1:7000", NULL), greet, NULL, &options);
  *         wh_signal_stop(stop);
  *         wh_chan_unref(stop);
  *         return rc;
  *     }
  *
- * The end in good order (drain), when the context of wh_serve() ends:
+ * The end in good order (drain), when an element comes from options.stop, or the context of
+ * wh_serve() ends:
  *
  *      accepting ends, the listener is closed         newcomers are refused by the kernel
  *      every client->idle is cancelled                who waits for a request that has not begun
  *                                                     gets -ECANCELED, and returns
  *      the others go on                               until they return
- *      ...for drain_ns; then their context is cancelled, and every call of theirs is -ECANCELED
+ *      ...for drain_ns, or until a second element comes; then their context is cancelled, and every
+ *      call of theirs is -ECANCELED
  */
 #ifndef WHORL_SERVE_H
 #define WHORL_SERVE_H
 
+#include <whorl/chan.h>
 #include <whorl/conn.h>
 #include <whorl/ctx.h>
 
@@ -69,11 +65,12 @@ typedef void (*wh_serve_handler)(const wh_client *client);
 
 /* What a server has done, and does. Written while it serves, for any thread to read. */
 typedef struct wh_serve_stats {
-    uint64_t accepted; /* connections */
-    uint64_t open;     /* of those, now */
-    uint64_t shed;     /* accepted and closed at once, for want of descriptors or memory */
-    uint64_t starved;  /* times that accepting had to pause for the same reason */
-    uint64_t cut;      /* connections that drain_ns was too short for */
+    uint64_t accepted;      /* connections */
+    uint64_t open;          /* of those, now */
+    uint64_t shed;          /* accepted and closed at once, for want of descriptors or memory */
+    uint64_t starved;       /* times that accepting had to pause for the same reason */
+    uint64_t cut;           /* connections that had to end before they were done, in the drain */
+    int64_t drain_began_ns; /* wh_now() when the server began to end; 0 before */
 } wh_serve_stats;
 
 /* Zero in a field means its default; NULL for the struct all of them. */
@@ -92,23 +89,28 @@ typedef struct wh_serve_options {
      * worker that has accepted. Where the kernel has no such tables connections are as without.
      * Not with migrate. */
     bool direct;
+    /* What is received from it begins the end in good order, as the end of the context does; what
+     * is received second ends the drain. Closing it is both. For wh_signal_notify(), which is asked
+     * before the listener is there, so that a signal finds it; or anybody else who wants to. It
+     * must live until wh_serve() has returned. */
+    WH_CHAN(int) stop;
 } wh_serve_options;
 
 /*
  * Serves the listener: handler(client) runs in a coroutine for each connection, on any worker; and
- * returns when the ambient context has ended, or accepting has become impossible, and all handlers
- * have returned. A TCP listener with SO_REUSEPORT (wh_listen_options.reuseport) is joined by one
- * more on the same address for each other worker, and the kernel spreads the connections. (A second
- * server on that address, of the same user, then takes a share of them instead of being refused.)
- * The listener is closed in any case. A negative one is the result, so that what wh_listen_tcp()
- * returns needs no look in between; -1 is -EBADF.
+ * returns when it is told to by options.stop, or the ambient context has ended, or accepting has
+ * become impossible, and all handlers have returned. A TCP listener with SO_REUSEPORT
+ * (wh_listen_options.reuseport) is joined by one more on the same address for each other worker,
+ * and the kernel spreads the connections. (A second server on that address, of the same user, then
+ * takes a share of them instead of being refused.) The listener is closed in any case. A negative
+ * one is the result, so that what wh_listen_tcp() returns needs no look in between; -1 is -EBADF.
  *
  * Without a free descriptor a newcomer is accepted on one held in reserve and closed at once, so
  * that it sees an end and does not hang; then accepting pauses until a connection has ended, a
  * tenth of a second at most. The first time one line on standard error says so.
  *
- * Parks. Returns
- *   -ECANCELED, -ETIMEDOUT   the context has ended: what a server is usually ended by
+ * Parks. Returns 0 when options.stop has ended it; or
+ *   -ECANCELED, -ETIMEDOUT   the context has ended
  *   -EBADF, -EINVAL, -ENOTSOCK, -EOPNOTSUPP   the descriptor is none on which one can accept
  *   -EINVAL   also: both direct and migrate
  *   -ENOMEM, -EMFILE, -EADDRINUSE...   the server could not begin

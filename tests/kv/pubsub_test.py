@@ -208,7 +208,8 @@ class End(unittest.TestCase):
             server.signal()
             until(lambda: not server.listens())
             server.signal()
-            self.assertEqual(server.wait(), -signal.SIGTERM)
+            self.assertEqual(server.wait(), 0)
+            self.assertTrue(client.ended())
 
     def test_a_port_that_is_taken(self):
         with serve() as server:

@@ -221,6 +221,80 @@ TEST_CASE("serve: who takes longer than the drain is cancelled and counted")
     });
 }
 
+TEST_CASE("serve: an element of the stop channel begins the end, and the result is 0")
+{
+    in_run([] {
+        wh_serve_options options = {};
+        options.drain_ns = WH_MINUTE;
+        options.stop = wh_chan_create(int, 2);
+        Server server(stay, options);
+        CHECK(server.stats.drain_began_ns == 0);
+        Fd one = server.dial(), two = server.dial();
+        until([&] { return server.began == 2; });
+        const int told = 1;
+        const int64_t start_ns = wh_now();
+        CHECK(wh_chan_send(options.stop, told) == 0);
+        until([&] { return Fd(wh_dial_tcp(server.name.c_str())) == -ECONNREFUSED; });
+        until([&] { return server.stats.drain_began_ns != 0; });
+        CHECK(server.stats.drain_began_ns >= start_ns);
+        CHECK(server.ended == 0);
+        wh_event_set(&server.go_on);
+        const std::string said = read_all(one) + read_all(two);
+        CHECK(said == "0\n0\n"); /* undisturbed */
+        const intptr_t rc = join(std::exchange(server.coro, nullptr));
+        CHECK(rc == 0);
+        CHECK(server.stats.cut == 0);
+        wh_chan_unref(options.stop);
+    });
+}
+
+TEST_CASE("serve: a second one ends the drain, and closing the channel is both")
+{
+    in_run([] {
+        for (bool closed : {false, true}) {
+            wh_serve_options options = {};
+            options.drain_ns = WH_MINUTE;
+            options.stop = wh_chan_create(int, 2);
+            Server server(stay, options);
+            Fd one = server.dial(), two = server.dial();
+            until([&] { return server.began == 2; });
+            const int64_t start_ns = wh_now();
+            const int told = 1;
+            if (closed) {
+                wh_chan_close(options.stop);
+            } else {
+                CHECK(wh_chan_send(options.stop, told) == 0);
+                until([&] { return server.stats.drain_began_ns != 0; });
+                CHECK(server.ended == 0);
+                CHECK(wh_chan_send(options.stop, told) == 0);
+            }
+            const intptr_t rc = join(std::exchange(server.coro, nullptr));
+            CHECK(rc == 0);
+            CHECK(wh_now() - start_ns < WH_MINUTE / 2);
+            CHECK(server.ended == 2);
+            CHECK(server.stats.cut == 2);
+            wh_chan_unref(options.stop);
+        }
+    });
+}
+
+TEST_CASE("serve: with a stop channel, too, the end of the context and of the listener are told")
+{
+    in_run([] {
+        wh_serve_options options = {};
+        options.stop = wh_chan_create(int, 1);
+        Server server(stay, options);
+        Fd one = server.dial();
+        until([&] { return server.began == 1; });
+        wh_event_set(&server.go_on);
+        CHECK(server.end() == -ECANCELED);
+        FdPair pipe = pipe_pair();
+        const int rc = wh_serve(pipe.a.release(), stay, nullptr, &options);
+        CHECK(rc == -ENOTSOCK);
+        wh_chan_unref(options.stop);
+    });
+}
+
 TEST_CASE("serve: it ends by a deadline, and by a cancel of its coroutine alone")
 {
     in_run([] {
