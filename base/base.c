@@ -162,7 +162,7 @@ void mem_free(void *memory)
 
 int64_t env_number(const char *name, int64_t fallback)
 {
-    const char *text = getenv(name);
+    const char *text = secure_getenv(name);
     if (!text || !*text)
         return fallback;
 

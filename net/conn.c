@@ -576,6 +576,10 @@ int wh_conn_abandon(wh_conn *conn)
     take_turn(&conn->reading, "wh_conn_abandon");
     take_turn(&conn->writing, "wh_conn_abandon");
     int rc = conn->ops->close ? conn->ops->close(conn->self) : 0;
+    if (unlikely(rc == -EXDEV)) { /* a direct descriptor of another worker's: it is there still */
+        conn->reading = conn->writing = false;
+        return rc;
+    }
     in_release(conn);
     out_release(conn);
     mem_free(conn);

@@ -481,9 +481,11 @@ COLD static int direct_make(struct worker *w)
 
 int direct_have(struct worker *w)
 {
-    if (unlikely(!w->direct && !w->direct_error))
-        w->direct_error = direct_make(w);
-    return w->direct_error;
+    if (likely(w->direct))
+        return 0;
+    int rc = w->no_direct ? -EOPNOTSUPP : direct_make(w);
+    w->no_direct = rc == -EOPNOTSUPP; /* for good; memory may be had next time */
+    return rc;
 }
 
 void direct_finish(struct worker *w)

@@ -148,7 +148,7 @@ struct worker {
     size_t fds_count;
     struct direct_fd *direct; /* by slot, or NULL: there are none yet */
     uint32_t direct_count;
-    int direct_error; /* why there will be none */
+    bool no_direct; /* the kernel has none */
     uint64_t ops_in_flight;
     struct recv_buffers *recv_buffers; /* or NULL */
     uint32_t recv_buffers_in_use;

@@ -13,7 +13,7 @@
 
 bool caps_masked(const char *name)
 {
-    const char *mask = getenv("WHORL_MASK");
+    const char *mask = secure_getenv("WHORL_MASK");
     size_t len = strlen(name);
     while (mask && *mask) {
         size_t word = strcspn(mask, ",");

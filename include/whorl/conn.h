@@ -72,7 +72,8 @@ WH_API int wh_conn_wrap(wh_conn **ret_conn, const wh_conn_ops *ops, void *self) 
 /*
  * Sends what is in the buffer, closes the descriptor (or calls ops->close), and frees the stream.
  * Returns 0, or the first error: one of an earlier write that was not asked about, of sending, or
- * of closing. Closed and freed it is in any case, also when the context has ended.
+ * of closing. Closed and freed it is in any case, also when the context has ended;
+ * but over a direct descriptor, on another worker than its own, it is -EXDEV and nothing is done.
  */
 WH_API int wh_conn_close(wh_conn *conn);
 

@@ -69,7 +69,8 @@ WH_API wh_fd wh_accept4(wh_fd listener, struct sockaddr *addr, socklen_t *addr_l
  * (RLIMIT_NOFILE). So the connections of eight workers can be eight times as many. What takes a
  * wh_fd takes it, wh_conn_create() and wh_close() too, but
  *
- *   - on its worker alone: elsewhere, and after a move to another one, calls are -EXDEV;
+ *   - on its worker alone, wh_close() too: elsewhere, and after a move to another one, calls are
+ *     -EXDEV;
  *   - no system call outside of whorl knows it: options are those that the listener had;
  *   - it is of no use in a select, where it counts as ready like one that is closed.
  *
@@ -88,7 +89,7 @@ WH_API int wh_shutdown(wh_fd fd, int how);
 /*
  * close(2). Operations of this run's other coroutines that are in flight on fd end with -EBADF
  * first, so that the peer of a socket sees its end now. Obeys neither deadline nor cancel: the
- * descriptor is always given back, whatever is returned.
+ * descriptor is always given back, whatever is returned but -EXDEV (wh_accept_direct()).
  */
 WH_API int wh_close(wh_fd fd);
 

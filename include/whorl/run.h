@@ -22,6 +22,7 @@ WH_BEGIN_DECLS
 /*
  * Options of a run. Zero in a field means its default, so `(wh_options){0}` and NULL are the same.
  * An environment variable, where named, overrides the field: for trying things out without a build.
+ * None is looked at in a program that has more rights than who started it (secure_getenv(3)).
  */
 typedef struct wh_options {
     /* Stack of a coroutine that asks for nothing else, in bytes, rounded up to a class of 16, 64 or
@@ -60,8 +61,9 @@ typedef struct wh_options {
      * price of that thread's core. It sleeps when nothing came for so long, in nanoseconds: from a
      * millisecond to an hour. 0, the default: there is none. WHORL_SQPOLL_NS.
      * io_uring_setup(2), IORING_SETUP_SQPOLL. What depends on the thread that
-     * makes a call is the kernel's thread's: a write to a broken pipe raises no SIGPIPE, and a
-     * signalfd(2) shows nothing. */
+     * makes a call is the kernel's thread's: a write to a broken pipe raises no SIGPIPE, a
+     * signalfd(2) shows nothing, and the credentials stay those of when the run began: a program
+     * that drops privileges in it goes on opening files with them. */
     int64_t sqpoll_ns;
     /* Binds that thread to a core: 1 is the first of the machine. 0, the default: to none; -EINVAL
      * for one that is not online. WHORL_SQPOLL_CORE. */

@@ -202,6 +202,59 @@ TEST_CASE("direct: each worker has its own, and the others may not touch them")
         &options);
 }
 
+TEST_CASE("direct: a stream is closed on its worker, and elsewhere stays")
+{
+    if (masked())
+        return;
+    wh_options options = {};
+    options.workers = 2;
+    in_run(
+        [] {
+            if (wh_workers() < 2)
+                return;
+            Fd listener = plain_listener();
+            Fd client = dial(listener);
+            wh_spawn_options first = {}, second = {};
+            first.worker = 1;
+            second.worker = 2;
+            wh_conn *conn = nullptr;
+            auto accept = [fd = static_cast<int>(listener), &conn] {
+                return static_cast<intptr_t>(wh_conn_create(&conn, wh_accept_direct(fd)));
+            };
+            auto close_it = [&conn] { return static_cast<intptr_t>(wh_conn_close(conn)); };
+            CHECK(join(spawn(accept, &first)) == 0);
+            CHECK(join(spawn(close_it, &second)) == -EXDEV);
+            CHECK(join(spawn(close_it, &first)) == 0);
+            CHECK(sees_end(client));
+        },
+        &options);
+}
+
+TEST_CASE("direct: memory that is missing once is asked for again")
+{
+    if (masked() || WITH_SANITIZER)
+        return; /* a sanitizer needs terabytes of address space itself */
+    const ChildEnd end = in_child([] {
+        return in_run([] {
+            Fd listener = plain_listener();
+            Fd client = dial(listener);
+            struct rlimit limit;
+            getrlimit(RLIMIT_AS, &limit);
+            const rlimit none = {1, limit.rlim_max};
+            CHILD_REQUIRE(setrlimit(RLIMIT_AS, &none) == 0);
+            CHILD_REQUIRE(wh_accept_direct(listener) == -ENOMEM);
+            CHILD_REQUIRE(setrlimit(RLIMIT_AS, &limit) == 0);
+            const wh_fd fd = wh_accept_direct(listener);
+            CHILD_REQUIRE(fd >= 0);
+            CHILD_REQUIRE(wh_close(fd) == 0);
+            client.reset();
+            listener.reset();
+        });
+    });
+    INFO(end.how());
+    CHECK(end.exited(0));
+}
+
 TEST_CASE("direct: with no descriptor left for more, as many again are accepted; then -ENFILE")
 {
     if (masked())
