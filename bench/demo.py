@@ -463,12 +463,6 @@ a stack of its own and plain sequential code; in the epoll server a struct and a
 machine written by hand.''')
 
 
-def print_next():
-    say('''
-Next: ./dev serve runs whorl's server and says where to look with a browser;
-README.md shows how such a server is written, ./dev bench echo measures more closely.''')
-
-
 def emit(out, record):
     if out:
         out.write(json.dumps(record) + '\n')
@@ -585,7 +579,6 @@ def demonstrate(args):
             print_notes(args, results)
             print_meaning(args, results)
             emit_summary(args, results, out)
-            print_next()
         finally:
             for number in ENDING:  # what follows ends by itself
                 signal.signal(number, signal.SIG_IGN)

@@ -514,7 +514,8 @@ static void options(int argc, char **argv)
             if (sched_setaffinity(0, sizeof set, &set) < 0)
                 fail("--cpu", errno);
         } else {
-            fail(argv[i], EINVAL);
+            fputs("usage: ways [--json] [--rounds N] [--connections N] [--cpu N]\n", stderr);
+            exit(strcmp(argv[i], "--help") ? 2 : 0);
         }
     }
     if (!opt_rounds || !opt_connections || opt_connections > 4096)

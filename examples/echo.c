@@ -49,11 +49,15 @@ static bool echo_once_until(wh_fd fd, char *buf, size_t bytes, int64_t deadline_
 {
     ssize_t n = -ETIMEDOUT, sent = -ETIMEDOUT;
     WH_WITH_TIMEOUT(deadline_ns)
-    n = wh_recv(fd, buf, bytes, 0);
+    {
+        n = wh_recv(fd, buf, bytes, 0);
+    }
     if (n <= 0)
         return false;
     WH_WITH_TIMEOUT(deadline_ns)
-    sent = wh_send_all(fd, buf, (size_t)n);
+    {
+        sent = wh_send_all(fd, buf, (size_t)n);
+    }
     return sent >= 0;
 }
 

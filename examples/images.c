@@ -212,7 +212,8 @@ static int work(struct stage *stage)
     while ((rc = wh_chan_recv(stage->in, &picture)) > 0) {
         if ((rc = stage->step(picture)) < 0) {
             if (rc != -ECANCELED)
-                fprintf(stderr, "images: %s %s: %s\n", stage->name, picture->from, strerror(-rc));
+                fprintf(stderr, "images: %s %s: %s\n", stage->name,
+                        stage->step == save ? picture->to : picture->from, strerror(-rc));
             break;
         }
         if ((rc = wh_chan_send(stage->out, picture)) < 0)

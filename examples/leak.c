@@ -42,7 +42,9 @@ static int answer_in_time(int_chan out)
 {
     int rc = 0;
     WH_WITH_TIMEOUT(20 * WH_MILLISECOND)
-    rc = wh_chan_send(out, 42);
+    {
+        rc = wh_chan_send(out, 42);
+    }
     return rc;
 }
 

@@ -80,7 +80,7 @@ static void take_turn(bool *turn, const char *call)
 {
     if (unlikely(*turn))
         coro_misuse(self_or_panic(call), call,
-                    "is called while another coroutine is in such a call of the same stream");
+                    "calls it while another coroutine is in such a call of the same stream");
     *turn = true;
 }
 

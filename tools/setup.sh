@@ -75,6 +75,8 @@ check   llvm:clang-format               clang-format-$LLVM      clang-tools-extr
 check   llvm:clang-tidy                 clang-tidy-$LLVM        clang-tools-extra       clang
 check   cmd:shellcheck                  shellcheck              ShellCheck              shellcheck
 bench   cmd:wrk                         wrk                     wrk(COPR)               wrk(AUR)
+bench   cmd:redis-benchmark             redis-tools             valkey-compat-redis     valkey
+bench   cmd:socat                       socat                   socat                   socat
 bench   cmd:gnuplot                     gnuplot-nox             gnuplot-minimal         gnuplot
 chroot  cmd:debootstrap                 debootstrap             debootstrap             debootstrap
 "

@@ -4,7 +4,7 @@
  *
  *     intptr_t rc;
  *     if (wh_blocking(&rc, getaddrinfo_into, name, &result) == 0)
- *         ...                               rc is what the function returned
+ *         ...                             // rc is what the function returned
  *
  * For libraries that wait on their own, and for long computations: while a thread makes the call
  * the coroutine parks and its worker runs others. The threads are the process's, shared by all its

@@ -7,10 +7,10 @@
  *     const char *line;
  *     ssize_t len;
  *     while ((len = wh_conn_peek_until(conn, "\n", 1, 4096, &line)) > 0) {
- *         wh_conn_write(conn, line, (size_t)len);         into the buffer
+ *         wh_conn_write(conn, line, (size_t)len);      // into the buffer
  *         wh_conn_consume(conn, (size_t)len);
  *         if (!wh_conn_buffered(conn) && wh_conn_flush(conn) < 0)
- *             break;                                      answers of a pipeline go together
+ *             break;                                   // answers of a pipeline go together
  *     }
  *     wh_conn_close(conn);
  *
@@ -20,8 +20,8 @@
  * the caller wants it at once. Nothing is received that was not asked for: a reader that is slow
  * stops the sender, and fills no memory.
  *
- * One coroutine may read while another one writes; two that read, or two that write, at the same
- * time abort the program. All calls here but those that say so may park, and obey deadline and
+ * One coroutine may read while another one writes, also on different workers; two that read, or two
+ * that write, at the same time abort the program. All calls here but those that say so may park, and obey deadline and
  * cancel; a stream may have timeouts of its own beside (wh_conn_set_timeouts()).
  */
 #ifndef WHORL_CONN_H
@@ -60,7 +60,7 @@ typedef struct wh_conn_stats {
 
 /*
  * A stream over a descriptor, which it closes: a connected socket (TCP, Unix; also one of
- * wh_accept_direct(), and then on its worker alone), a pipe, a terminal.
+ * wh_accept_direct(), and then on its worker alone), a pipe, a terminal, a file.
  * Does not park. Returns 0, or -ENOMEM, and the descriptor is the caller's still.
  */
 WH_API int wh_conn_create(wh_conn **ret_conn, wh_fd fd) WH_MUST_CHECK;

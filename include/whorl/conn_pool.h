@@ -8,9 +8,9 @@
  *     if (rc < 0)
  *         return rc;
  *     if (ask(conn) == 0)
- *         wh_conn_pool_put(pool, conn);            for the next one
+ *         wh_conn_pool_put(pool, conn);         // for the next one
  *     else
- *         wh_conn_pool_discard(pool, conn);        who knows what it would say next
+ *         wh_conn_pool_discard(pool, conn);     // who knows what it would say next
  *
  *      get: idle, the one put back last --alive?--> yours --put----> idle, at most idle_max
  *             |  none                                 |                |  for idle_ns, or until the

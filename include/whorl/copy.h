@@ -1,9 +1,9 @@
 /*
  * whorl/copy.h: moving bytes from one stream to another.
  *
- *     int64_t n = wh_copy(to, from, WH_COPY_ALL, NULL);       until `from` ends
+ *     int64_t n = wh_copy(to, from, WH_COPY_ALL, NULL);    // until `from` ends
  *     if (n >= 0)
- *         wh_conn_shutdown(to);                                pass the end on
+ *         wh_conn_shutdown(to);                             // pass the end on
  *
  * Between sockets and pipes the kernel moves the bytes by itself (splice(2)): no byte passes
  * through the program, and a stream that is waited for holds neither buffer nor pipe. Any other

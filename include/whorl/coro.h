@@ -1,9 +1,9 @@
 /*
  * whorl/coro.h: starting coroutines, waiting for them, and what each carries.
  *
- *     wh_go(serve, fd);                      start and forget
+ *     wh_go(serve, fd);                   // start and forget
  *
- *     wh_coro *c;                            start, and wait for the result
+ *     wh_coro *c;                         // start, and wait for the result
  *     if (wh_spawn(&c, NULL, work, a, b) == 0)
  *         wh_join(c, &value);
  *

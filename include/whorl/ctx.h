@@ -1,11 +1,11 @@
 /*
  * whorl/ctx.h: contexts: cancelling many waits at once, with a cause, deadlines and values.
  *
- *     WH_WITH_CANCEL(ctx) {                     a context for the block and what it starts
- *         wh_go(fetch, a);                      inherits it
+ *     WH_WITH_CANCEL(ctx) {                  // a context for the block and what it starts
+ *         wh_go(fetch, a);                   // inherits it
  *         wh_go(fetch, b);
  *         if (enough())
- *             wh_ctx_cancel(ctx, -EDQUOT);      both fetches' waits end with -ECANCELED
+ *             wh_ctx_cancel(ctx, -EDQUOT);   // both fetches' waits end with -ECANCELED
  *     }                                         the end of the block cancels it, too
  *
  * Contexts form a tree. One ends when it is cancelled, when its deadline passes, or when its parent

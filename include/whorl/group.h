@@ -5,7 +5,7 @@
  *     WH_WITH_GROUP(g, NULL) {
  *         for (int i = 0; i < n; i++)
  *             wh_group_go(g, fetch, urls[i], &results[i]);
- *         rc = wh_group_wait(g);                  0, or the first error of a fetch
+ *         rc = wh_group_wait(g);               // 0, or the first error of a fetch
  *     }
  *
  * A function started in a group fails by returning a negative number (an int, long or ssize_t).

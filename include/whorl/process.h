@@ -7,7 +7,7 @@
  *     int status, rc = wh_process_spawn(&sort, argv, &(wh_process_options){
  *         .in = WH_STDIO_PIPE, .out = WH_STDIO_FD(file)});
  *     if (rc < 0)
- *         return rc;                                 -ENOENT: there is no such program
+ *         return rc;                              // -ENOENT: there is no such program
  *     wh_fd in = wh_process_take(sort, STDIN_FILENO);
  *     wh_write_all(in, text, len);
  *     wh_close(in);

@@ -5,11 +5,11 @@
  *                       WH_SEND(results, &result),
  *                       WH_DONE(ctx),
  *                       WH_AFTER(2 * WH_SECOND))) {
- *     case 0: run(job); break;                    the number of the case, in the order above
+ *     case 0: run(job); break;                 // the number of the case, in the order above
  *     case 1: result = next(); break;
  *     case 2: return;
  *     case 3: puts("nobody came"); break;
- *     default: return;                            negative: the ambient context has ended
+ *     default: return;                         // negative: the ambient context has ended
  *     }
  *
  * In a loop the `default` is not to be left out: a select in a context that has ended returns at

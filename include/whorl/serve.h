@@ -6,7 +6,7 @@
  *         const char *line;
  *         for (;;) {
  *             ssize_t len = 0;
- *             WH_WITH_CTX(client->idle)             until a request begins the server may end
+ *             WH_WITH_CTX(client->idle)          // until a request begins the server may end
  *                 len = wh_conn_peek(client->conn, 1, &line);
  *             if (len > 0)
  *                 len = wh_conn_peek_until(client->conn, "\n", 1, 1000, &line);

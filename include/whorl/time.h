@@ -2,7 +2,7 @@
  * whorl/time.h: the clock, sleeping, and deadlines that every call in a block obeys.
  *
  *     WH_WITH_TIMEOUT(2 * WH_SECOND) {
- *         n = wh_recv(fd, buf, sizeof buf, 0);      -ETIMEDOUT when the two seconds have passed
+ *         n = wh_recv(fd, buf, sizeof buf, 0);   // -ETIMEDOUT when the two seconds have passed
  *     }
  *
  * A deadline belongs to the block, not to one call: all calls in the block together have that long.

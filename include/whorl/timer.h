@@ -6,7 +6,7 @@
  *         switch (wh_select(WH_TICK(every), WH_RECV(jobs, &job))) {
  *         case 0: look_around(); break;
  *         case 1: run(job); break;
- *         default: return;                      the context has ended
+ *         default: return;                   // the context has ended
  *         }
  *
  * For a wait that is to end at some time WH_WITH_TIMEOUT or WH_AFTER suffice; a timer is for what

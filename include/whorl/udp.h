@@ -5,7 +5,7 @@
  *     wh_addr from;
  *     ssize_t n;
  *     while ((n = wh_udp_recv(fd, buf, sizeof buf, &from)) >= 0)
- *         if ((size_t)n <= sizeof buf)                      longer ones were cut
+ *         if ((size_t)n <= sizeof buf)                   // longer ones were cut
  *             wh_udp_send(fd, buf, (size_t)n, &from);
  *
  * A datagram is received whole or cut to the room there is, and sent whole or not at all. None

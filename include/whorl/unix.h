@@ -1,7 +1,7 @@
 /*
  * whorl/unix.h: passing descriptors over Unix sockets, and who is at the other end.
  *
- *     wh_send_fds(unix_fd, "take", 4, &file, 1);             the caller's own stays open
+ *     wh_send_fds(unix_fd, "take", 4, &file, 1);          // the caller's own stays open
  *
  *     wh_fd file;
  *     unsigned count = 1;

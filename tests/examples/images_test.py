@@ -70,7 +70,7 @@ class Images(unittest.TestCase):
         self.write('out/a.png', b'precious')
         end = self.run_images(file)
         self.assertEqual(end.returncode, 1)
-        self.assertIn('save ' + file + ': File exists', end.stderr)
+        self.assertIn('save ' + self.path('out/a.png') + ': File exists', end.stderr)
         with open(self.path('out/a.png'), 'rb') as kept:
             self.assertEqual(kept.read(), b'precious')
 
