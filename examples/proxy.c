@@ -29,6 +29,8 @@ enum {
     /* Descriptors that are no connection's: of the program, and of each worker. */
     FDS_PROGRAM = 16,
     FDS_WORKER = 16,
+    /* Both sides, and a pipe for each direction while its bytes wait for a slow receiver. */
+    FDS_CONNECTION = 6,
 };
 
 struct proxy {
@@ -170,7 +172,7 @@ static const char help[] =
     "  --listen HOST:PORT     where to listen; port 0 is any free one\n"
     "  --to HOST:PORT         where to connect to\n"
     "  --workers N            threads, each with a ring of its own (1; at most 60)\n"
-    "  --max-connections N    further ones wait (as many as 'ulimit -n' allows)\n"
+    "  --max-connections N    further ones wait (a sixth of 'ulimit -n')\n"
     "  --connect-timeout-ms N for connecting on (5000)\n"
     "  --idle-timeout-ms N    nothing moves in either direction (300000)\n"
     "  --total-timeout-ms N   the whole connection (0)\n"
@@ -241,7 +243,7 @@ static int read_options(int argc, char **argv, struct proxy *proxy)
     }
 }
 
-/* As many descriptors as may be had, and two for each connection. */
+/* As many descriptors as may be had, and enough of them for each connection. */
 static void set_limits(struct proxy *proxy)
 {
     struct rlimit fds;
@@ -252,8 +254,9 @@ static void set_limits(struct proxy *proxy)
     getrlimit(RLIMIT_NOFILE, &fds);
     int64_t others = FDS_PROGRAM + FDS_WORKER * proxy->workers;
     if (!proxy->connections_max && fds.rlim_cur != RLIM_INFINITY)
-        proxy->connections_max =
-            (int64_t)fds.rlim_cur > others + 2 ? ((int64_t)fds.rlim_cur - others) / 2 : 1;
+        proxy->connections_max = (int64_t)fds.rlim_cur > others + FDS_CONNECTION
+                                     ? ((int64_t)fds.rlim_cur - others) / FDS_CONNECTION
+                                     : 1;
 }
 
 static void print_figures(const struct proxy *proxy)

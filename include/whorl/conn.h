@@ -20,9 +20,10 @@
  * the caller wants it at once. Nothing is received that was not asked for: a reader that is slow
  * stops the sender, and fills no memory.
  *
- * One coroutine may read while another one writes, also on different workers; two that read, or two
- * that write, at the same time abort the program. All calls here but those that say so may park, and obey deadline and
- * cancel; a stream may have timeouts of its own beside (wh_conn_set_timeouts()).
+ * One coroutine may read while another one writes, also on different workers; two that read, or
+ * two that write, at the same time abort the program. All calls here but those that say so may
+ * park, and obey deadline and cancel; a stream may have timeouts of its own beside
+ * (wh_conn_set_timeouts()).
  */
 #ifndef WHORL_CONN_H
 #define WHORL_CONN_H

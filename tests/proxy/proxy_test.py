@@ -371,6 +371,29 @@ def few_descriptors():
         check(figures['connections'] == 30 and figures['unreached'] == 0, figures)
 
 
+def slow_receivers():
+    """Bytes that wait for slow receivers take descriptors; who is let in has enough of them"""
+    with listener() as upstream, Proxy(upstream, descriptors=100) as proxy:
+        clients = [proxy.dial() for _ in range(30)]
+        servers = []
+        for client in clients:
+            client.setblocking(False)
+        while True:  # until nobody can be let in, and buffers and pipes are full
+            ready = select.select([upstream], clients, [], 0.2)
+            if not ready[0] and not ready[1]:
+                break
+            if ready[0]:
+                servers.append(upstream.accept()[0])
+            for client in ready[1]:
+                client.send(bytes(1 << 16))
+        check(len(servers) == 11, f'{len(servers)} are let in')
+        for s in clients + servers:
+            s.close()
+        proxy.signal()
+        figures = proxy.end()
+        check(figures['unreached'] == 0 and figures['shed'] == 0, figures)
+
+
 def no_descriptors():
     """Without any left newcomers see an end, and later ones are served again"""
     with listener() as upstream, \
@@ -470,7 +493,7 @@ def options():
 
 
 CASES = (both_ways, half_close, resets, refused, dead, idle, total, many, few_descriptors,
-         no_descriptors, in_good_order, grace, memory, options, with_socat)
+         slow_receivers, no_descriptors, in_good_order, grace, memory, options, with_socat)
 
 
 def main():
