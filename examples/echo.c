@@ -23,6 +23,7 @@
 enum {
     WORKERS_MAX = 60,
     BUFFER_BYTES = 2048,
+    ACCEPTORS = 8,
     BUFFER_BYTES_MAX = 1 << 20,
     DEADLINE_MS_MAX = 86400000
 };
@@ -105,7 +106,20 @@ static void accept_all(wh_fd listener, struct server *server)
         else
             wh_detach(coro);
     }
-    wh_close(listener);
+}
+
+/* Several, so that newcomers do not come in one by one while many connections are busy. */
+static int accept_on(wh_fd listener, unsigned worker, struct server *server)
+{
+    const wh_spawn_options options = {.worker = worker};
+    for (int i = 0; i < ACCEPTORS; i++) {
+        wh_coro *acceptor;
+        int rc = wh_spawn(&acceptor, &options, accept_all, listener, server);
+        if (rc < 0)
+            return rc;
+        wh_detach(acceptor);
+    }
+    return 0;
 }
 
 /* A listener a worker, or one in all. */
@@ -121,11 +135,7 @@ static int listen_all(struct server *server)
                     strerror(-listener));
             return listener;
         }
-        wh_coro *acceptor;
-        rc = wh_spawn(&acceptor, &(wh_spawn_options){.worker = worker}, accept_all, listener,
-                      server);
-        if (rc == 0)
-            wh_detach(acceptor);
+        rc = accept_on(listener, worker, server);
     }
     return rc;
 }

@@ -1,7 +1,7 @@
 /*
  * serve.c: servers (whorl/serve.h), made of what the public headers offer.
  *
- *      wh_serve ---starts---> an acceptor for each listener, bound to its worker
+ *      wh_serve ---starts---> acceptors, ACCEPTS for each listener, bound to its worker
  *         | joins them          | accepts, and starts in server->ctx
  *         |                     '--> serve_client: a context and a stream, handler, close
  *         v
@@ -35,7 +35,9 @@
 #define SHED_NS          WH_MILLISECOND
 
 enum {
-    ACCEPTORS_MAX = 64,
+    LISTENERS_MAX = 64,
+    /* Under load a turn of the worker's loop is long, and takes a newcomer for each that waits. */
+    ACCEPTS = 8,
     /* of server->reserve, where there is no descriptor */
     RESERVE_LOST = -1,
     RESERVE_LENT = -2,
@@ -54,7 +56,7 @@ struct server {
     wh_serve_stats *stats;
 };
 
-/* One listener. */
+/* One of several on a listener. */
 struct acceptor {
     struct server *server;
     wh_fd listener;
@@ -297,31 +299,35 @@ static wh_fd listen_beside(wh_fd first)
 
 /* ---- The server ---- */
 
-/* Starts the i-th acceptor, on the i-th worker if there are several. */
 static int start_acceptor(struct acceptor *acceptor, unsigned worker)
 {
     const wh_spawn_options options = {.name = "accept", .worker = worker};
     return wh_spawn(&acceptor->coro, &options, accept_all, acceptor);
 }
 
-/* Starts one for each listener. Returns how many there are, or -errno with those still to join. */
+/* Starts ACCEPTS for each listener. Returns 0, or -errno with those started still to join. */
 static int start_all(struct server *server, struct acceptor *acceptors, unsigned *ret_count,
-                     wh_fd listener)
+                     wh_fd first)
 {
-    bool shared = is_shared(listener);
-    unsigned workers = shared ? wh_workers() : 1;
-    int rc = 0;
-    for (*ret_count = 0; rc == 0 && *ret_count < workers; *ret_count += rc == 0) {
-        struct acceptor *acceptor = &acceptors[*ret_count];
-        acceptor->server = server;
-        acceptor->listener = *ret_count ? listen_beside(listener) : listener;
-        if (acceptor->listener < 0)
-            return acceptor->listener;
-        rc = start_acceptor(acceptor, shared || is_direct(server) ? *ret_count + 1 : 0);
-        if (rc < 0 && *ret_count)
-            wh_close(acceptor->listener);
+    bool shared = is_shared(first);
+    unsigned count = (shared ? wh_workers() : 1) * ACCEPTS;
+    wh_fd listener = first;
+    for (*ret_count = 0; *ret_count < count; ++*ret_count) {
+        unsigned i = *ret_count;
+        bool one_more = i && i % ACCEPTS == 0;
+        if (one_more)
+            listener = listen_beside(first);
+        if (listener < 0)
+            return listener;
+        acceptors[i] = (struct acceptor){.server = server, .listener = listener};
+        int rc = start_acceptor(&acceptors[i], shared || is_direct(server) ? i / ACCEPTS + 1 : 0);
+        if (rc < 0) {
+            if (one_more)
+                wh_close(listener);
+            return rc;
+        }
     }
-    return rc;
+    return 0;
 }
 
 /* Waits until it is told to end, or the first of them has ended, which all do for the same reasons;
@@ -339,7 +345,7 @@ static int join_all(struct acceptor *acceptors, unsigned acceptors_count, WH_CHA
             wh_cancel(acceptors[i].coro);
         for (unsigned i = 0; i < acceptors_count; i++)
             wh_join(acceptors[i].coro, i ? NULL : &why);
-        for (unsigned i = 1; i < acceptors_count; i++)
+        for (unsigned i = ACCEPTS; i < acceptors_count; i += ACCEPTS)
             wh_close(acceptors[i].listener);
     }
     return which == 0 ? (int)why : which < 0 ? which : 0;
@@ -381,10 +387,11 @@ static void drain(struct server *server, int64_t drain_ns, WH_CHAN(int) stop)
 
 static int serve(struct server *server, wh_fd listener, const wh_serve_options *o)
 {
-    struct acceptor acceptors[ACCEPTORS_MAX] = {{0}};
-    unsigned acceptors_count;
-    int rc = start_all(server, acceptors, &acceptors_count, listener);
+    struct acceptor *acceptors = mem_alloc(LISTENERS_MAX * ACCEPTS * sizeof *acceptors);
+    unsigned acceptors_count = 0;
+    int rc = acceptors ? start_all(server, acceptors, &acceptors_count, listener) : -ENOMEM;
     rc = join_all(acceptors, acceptors_count, o->stop, rc);
+    mem_free(acceptors);
     wh_close(listener);
     drain(server, o->drain_ns ? o->drain_ns : DRAIN_NS_DEFAULT, o->stop);
     return rc;
