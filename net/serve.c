@@ -26,7 +26,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -38,9 +37,6 @@ enum {
     LISTENERS_MAX = 64,
     /* Under load a turn of the worker's loop is long, and takes a newcomer for each that waits. */
     ACCEPTS = 8,
-    /* of server->reserve, where there is no descriptor */
-    RESERVE_LOST = -1,
-    RESERVE_LENT = -2,
 };
 
 struct server {
@@ -52,7 +48,7 @@ struct server {
     wh_sem slots;         /* what is left of connections_max */
     wh_waitgroup running; /* handlers */
     wh_event ended;       /* a connection has ended since it was waited for */
-    int reserve;          /* a descriptor to close when there is no other; any acceptor, atomic */
+    bool sheds;           /* an acceptor does, or has and pauses; any acceptor, atomic */
     wh_serve_stats *stats;
 };
 
@@ -117,43 +113,19 @@ static bool is_end(int error)
            error == -ENOTSOCK || error == -EOPNOTSUPP;
 }
 
-static int open_reserve(void)
-{
-    return eventfd(0, EFD_CLOEXEC); /* -1: RESERVE_LOST */
-}
-
-static bool take_reserve(struct server *server, int reserve)
-{
-    return __atomic_compare_exchange_n(&server->reserve, &reserve, RESERVE_LENT, false,
-                                       __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-}
-
-/* Somebody else was given its number when it was lent. */
-static void renew_reserve(struct server *server)
-{
-    if (unlikely(__atomic_load_n(&server->reserve, __ATOMIC_RELAXED) == RESERVE_LOST) &&
-        take_reserve(server, RESERVE_LOST))
-        __atomic_store_n(&server->reserve, open_reserve(), __ATOMIC_RELAXED);
-}
-
-/* Tells one newcomer that there is no room, by closing its connection. The kernel looks for a
- * descriptor before it looks for a newcomer, so there may be none: it is not waited for. */
+/* Tells one newcomer that there is no room, by closing its connection: as a direct descriptor it
+ * needs none of the process's. There may be no newcomer, so it is not waited for. */
 static void shed(struct server *server, wh_fd listener)
 {
-    int reserve = __atomic_load_n(&server->reserve, __ATOMIC_RELAXED);
-    if (reserve < 0 || !take_reserve(server, reserve))
-        return; /* another acceptor is at it, or it could not be had again */
-    close(reserve);
     wh_fd fd = -1;
     WH_WITH_TIMEOUT(SHED_NS)
     {
-        fd = wh_accept(listener);
+        fd = wh_accept_direct(listener);
     }
     if (fd >= 0) {
         wh_close(fd);
         count(&server->stats->shed, 1);
     }
-    __atomic_store_n(&server->reserve, open_reserve(), __ATOMIC_RELAXED);
 }
 
 /* Until a connection has ended, or another program may have given something back. */
@@ -220,6 +192,20 @@ static int admit(struct server *server, wh_fd fd)
     return pause_accepting(server, rc);
 }
 
+/* One newcomer is shed in each pause, however many acceptors there are. */
+static int starve(struct acceptor *acceptor, int error)
+{
+    struct server *server = acceptor->server;
+    bool sheds = (error == -EMFILE || error == -ENFILE) &&
+                 !__atomic_exchange_n(&server->sheds, true, __ATOMIC_RELAXED);
+    if (sheds)
+        shed(server, acceptor->listener);
+    int rc = pause_accepting(server, error);
+    if (sheds)
+        __atomic_store_n(&server->sheds, false, __ATOMIC_RELAXED);
+    return rc;
+}
+
 /* Returns why it ends. */
 static int accept_all(struct acceptor *acceptor)
 {
@@ -231,17 +217,12 @@ static int accept_all(struct acceptor *acceptor)
         wh_fd fd = accept_one(acceptor);
         if (likely(fd >= 0)) {
             rc = admit(server, fd);
-            renew_reserve(server);
         } else {
             wh_sem_release(&server->slots, 1);
             if (is_end(fd))
                 return fd;
-            if (is_starved(fd)) {
-                if (fd == -EMFILE || fd == -ENFILE)
-                    shed(server, acceptor->listener);
-                rc = pause_accepting(server, fd);
-                renew_reserve(server);
-            }
+            if (is_starved(fd))
+                rc = starve(acceptor, fd);
         }
         if (rc < 0)
             return rc;
@@ -412,21 +393,16 @@ int wh_serve(wh_fd listener, wh_serve_handler handler, void *arg, const wh_serve
         .slots = WH_SEM(o->connections_max ? o->connections_max : UINT32_MAX),
         .ctx = wh_ctx_create(wh_ctx_background()),
         .idle = wh_ctx_create(wh_ctx_background()),
-        .reserve = open_reserve(),
         .stats = o->stats ? o->stats : &stats,
     };
     memset(server.stats, 0, sizeof *server.stats);
     int rc = server.ctx && server.idle ? 0 : -ENOMEM;
     if (o->direct && o->migrate)
         rc = -EINVAL;
-    if (server.reserve < 0)
-        rc = -errno;
     if (rc == 0)
         rc = serve(&server, listener, o);
     else
         wh_close(listener);
-    if (server.reserve >= 0)
-        close(server.reserve);
     if (server.ctx)
         wh_ctx_destroy(server.ctx);
     if (server.idle)

@@ -105,9 +105,10 @@ typedef struct wh_serve_options {
  * takes a share of them instead of being refused.) The listener is closed in any case. A negative
  * one is the result, so that what wh_listen_tcp() returns needs no look in between; -1 is -EBADF.
  *
- * Without a free descriptor a newcomer is accepted on one held in reserve and closed at once, so
- * that it sees an end and does not hang; then accepting pauses until a connection has ended, a
- * tenth of a second at most. The first time one line on standard error says so.
+ * Without a free descriptor newcomers are accepted as direct ones, which need none, and closed at
+ * once, so that they see an end and do not hang (where the kernel has none, they wait); each time
+ * accepting then pauses until a connection has ended, a tenth of a second at most. The first time
+ * one line on standard error says so.
  *
  * Parks. Returns 0 when options.stop has ended it; or
  *   -ECANCELED, -ETIMEDOUT   the context has ended
