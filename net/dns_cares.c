@@ -11,6 +11,9 @@
  * The select has ended all its polls when it returns: c-ares closes its sockets in between, and no
  * operation is ever in flight on one that it closes.
  *
+ * A question that is under way has a time at which it is asked again. When there is none and no
+ * answer either, c-ares has dropped the question: 1.34 does that at some allocations that fail.
+ *
  * c-ares is told to look nothing up in the hosts file: net/lookup.c has done that, and c-ares would
  * read it here, on the worker.
  *
@@ -35,9 +38,6 @@
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
-
-/* Should c-ares have nothing to wait for and no answer either. */
-#define LOOK_AGAIN_NS WH_SECOND
 
 struct dns {
     ares_channel channel;
@@ -204,7 +204,8 @@ int dns_begin(struct lookup *lookup)
 /* ---- Going on ---- */
 
 /* Waits for the first of the sockets, or for the time to ask again, and lets c-ares go on. It names
- * at most 16: of more than that many servers the last are not heard. */
+ * at most 16: of more than that many servers the last are not heard. Returns 0; -ENOMEM: nothing is
+ * under way; or as wh_select_n(). */
 static int turn(const struct dns *dns)
 {
     ares_socket_t sockets[ARES_GETSOCK_MAXNUM];
@@ -219,8 +220,9 @@ static int turn(const struct dns *dns)
     }
     struct timeval until;
     const struct timeval *wait = ares_timeout(dns->channel, NULL, &until);
-    cases[count] =
-        WH_AFTER(wait ? wait->tv_sec * WH_SECOND + wait->tv_usec * WH_MICROSECOND : LOOK_AGAIN_NS);
+    if (!wait)
+        return -ENOMEM;
+    cases[count] = WH_AFTER(wait->tv_sec * WH_SECOND + wait->tv_usec * WH_MICROSECOND);
 
     int happened = wh_select_n(cases, count + 1);
     if (happened < 0)

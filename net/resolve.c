@@ -15,19 +15,20 @@
  * one text after the other.
  *
  * A flight has two sides, the callers' and the coroutine's. Each leaves it once; the second frees
- * it. A flight whose coroutines the run has abandoned is freed by a hook at the run's end; or, if
- * the thread is still at it then, by the thread.
+ * it. A flight whose coroutines the run has abandoned is freed by a hook at the run's end; if it is
+ * in the thread's hands then, by the thread; or, if no thread has begun it, and none will, by the
+ * hook of the call that is not made.
  *
  * Rejected: the first caller looks up, and others wait for it. When it is cancelled somebody else
  * would have to go on with what it began, which lies on its stack.
  */
 #include "net/address.h"
 #include "net/lookup.h"
+#include "sched/blocking.h"
 #include "sched/sched.h"
 
 #include "base/lock.h"
 
-#include <whorl/blocking.h>
 #include <whorl/coro.h>
 #include <whorl/ctx.h>
 #include <whorl/resolve.h>
@@ -52,7 +53,7 @@ struct flight {
     struct run_hook hook;
     wh_coro *coro; /* the first caller's, until it leaves; NULL: it could not be started */
     size_t key_bytes;
-    uint8_t hands; /* atomic: the thread's, and that of the hook */
+    uint8_t hands; /* atomic: the thread's, and those of the hooks */
     /* the thread's, then the coroutine's, until it sets `over` */
     struct lookup lookup;
     int error;
@@ -62,9 +63,9 @@ struct flight {
 
 /* In whose hands a flight is. */
 enum {
-    HANDS_COROUTINES, /* the thread has not been asked, or is through */
+    HANDS_COROUTINES, /* the thread has not been asked, is through, or will not begin */
     HANDS_THREAD,
-    HANDS_NOBODY, /* the run was over before the thread was through: the thread frees it */
+    HANDS_NOBODY, /* the run was over before the thread was through: that side frees it */
 };
 
 /* Of all runs. There are as many as names that are being looked up, which is few. */
@@ -154,7 +155,7 @@ static void flight_abandoned(struct run_hook *hook)
     lock_take(&flights_lock);
     list_remove(&flight->link);
     lock_give(&flights_lock);
-    /* acq_rel: pairs with the exchange in prepare() */
+    /* acq_rel: pairs with the exchange in thread_leave() */
     if (__atomic_exchange_n(&flight->hands, HANDS_NOBODY, __ATOMIC_ACQ_REL) == HANDS_COROUTINES)
         flight_free(flight);
 }
@@ -190,24 +191,38 @@ static void flight_end(struct flight *flight, int error)
     wh_event_set(&flight->over);
 }
 
+/* The thread is through with it, or will not begin. */
+static void thread_leave(struct flight *flight)
+{
+    /* acq_rel: pairs with the exchange in flight_abandoned() */
+    if (__atomic_exchange_n(&flight->hands, HANDS_COROUTINES, __ATOMIC_ACQ_REL) == HANDS_NOBODY)
+        flight_free(flight);
+}
+
 /* On a thread of wh_blocking(). */
 static int prepare(struct flight *flight)
 {
     int rc = lookup_prepare(&flight->lookup);
-    /* acq_rel: pairs with the exchange in flight_abandoned() */
-    if (__atomic_exchange_n(&flight->hands, HANDS_COROUTINES, __ATOMIC_ACQ_REL) == HANDS_NOBODY)
-        flight_free(flight);
+    thread_leave(flight);
     return rc;
+}
+
+/* The run is over, and no thread had begun. Whichever of this and flight_abandoned() is later frees
+ * it. */
+static void prepare_dropped(void *flight)
+{
+    thread_leave(flight);
 }
 
 static void fly(struct flight *flight)
 {
+    static const struct blocking_drop drop = {.dropped = prepare_dropped};
     intptr_t prepared = 0;
     int rc = 0;
     __atomic_store_n(&flight->hands, HANDS_THREAD, __ATOMIC_RELAXED);
     WH_SHIELD /* the flight stays until the thread is through */
     {
-        rc = wh_blocking(&prepared, prepare, flight);
+        rc = blocking_or_drop(&prepared, &drop, prepare, flight);
     }
     if (unlikely(rc < 0)) /* there was no thread */
         __atomic_store_n(&flight->hands, HANDS_COROUTINES, __ATOMIC_RELAXED);

@@ -22,9 +22,8 @@
  * The queue and the threads are the process's, under one mutex. A child of fork(2) has neither: it
  * begins anew.
  */
+#include "sched/blocking.h"
 #include "sched/next.h"
-
-#include <whorl/blocking.h>
 
 #include <pthread.h>
 #include <string.h>
@@ -38,6 +37,7 @@ struct job {
     struct list link; /* in the queue; under the pool's mutex; pointing at itself when it is not */
     struct post post;
     struct run_hook hook; /* while the caller waits */
+    const struct blocking_drop *drop;
     struct wh_site *site;
     void (*fn)(void);
     uintptr_t words[6];
@@ -106,12 +106,15 @@ static void delivered(struct post *post, struct worker *w)
 static bool job_unqueue(struct job *job);
 
 /* The run is over and the caller has been abandoned. What nobody has begun is not done: its
- * arguments may be on a stack that goes next. */
+ * arguments may be on a stack that goes next; who has none there may be told. */
 static void job_over(struct run_hook *hook)
 {
     struct job *job = container_of(hook, struct job, hook);
-    if (job_unqueue(job))
+    if (job_unqueue(job)) {
+        if (job->drop)
+            job->drop->dropped((void *)job->words[0]);
         job_unref(job);
+    }
     job_forget(job); /* or it has been posted, and is delivered when the inbox is emptied */
     job->caller = NULL;
     job_unref(job);
@@ -259,11 +262,10 @@ static int await(wh_coro *self, struct job *job)
     return rc;
 }
 
-int wh_blocking_(struct wh_site *site, intptr_t *ret_value, const void *none, void (*fn)(void),
+int wh_blocking_(struct wh_site *site, intptr_t *ret_value, const void *drop, void (*fn)(void),
                  const uintptr_t *words)
 {
     INSIDE(self, "wh_blocking");
-    (void)none;
     int rc = ended(self);
     if (unlikely(rc < 0))
         return refuse(self, rc);
@@ -274,6 +276,7 @@ int wh_blocking_(struct wh_site *site, intptr_t *ret_value, const void *none, vo
     list_init(&job->link);
     job->post.deliver = delivered;
     job->hook.over = job_over;
+    job->drop = drop;
     job->site = site;
     job->fn = fn;
     memcpy(job->words, words, site_args(site) * sizeof *words);

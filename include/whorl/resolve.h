@@ -36,7 +36,9 @@ typedef struct wh_resolver_options {
     /* Default "/etc/hosts"; "" for none. A file that cannot be read is an empty one. */
     const char *hosts_file;
     /* How long to wait for a server's answer, in nanoseconds, in whole milliseconds up to a minute;
-     * twice as long in each further round through the servers. Default 2 s. */
+     * twice as long in each further round through the servers. Default 2 s. It is a wish: newer
+     * versions of c-ares (1.34) wait for 250 ms at least, in the first round for 5 s at most, and
+     * in later ones for somewhat less than twice as long. */
     int64_t try_ns;
     int tries;  /* rounds through the servers, 1 to 16; default 3 */
     int family; /* AF_INET or AF_INET6; default: both */

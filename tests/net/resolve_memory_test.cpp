@@ -1,6 +1,7 @@
 /*
  * resolve_memory_test.cpp: lookups without memory: of the library's own, which the linker's
- * --wrap=mem_alloc stands before, and of c-ares's, whose allocator can be chosen.
+ * --wrap=mem_alloc stands before, and of c-ares's, whose allocator can be chosen. And that all
+ * memory is given back.
  */
 #include "tests/net/name_server.hpp"
 
@@ -18,6 +19,18 @@ void *__real_mem_alloc(size_t bytes);
 void *__wrap_mem_alloc(size_t bytes);
 void *__real_mem_zalloc(size_t bytes);
 void *__wrap_mem_zalloc(size_t bytes);
+void *__real_mem_alloc_aligned(size_t bytes, size_t align);
+void *__wrap_mem_alloc_aligned(size_t bytes, size_t align);
+void __real_mem_free(void *memory);
+void __wrap_mem_free(void *memory);
+#if HAVE_CARES
+void __real_ares_getaddrinfo(ares_channel channel, const char *node, const char *service,
+                             const struct ares_addrinfo_hints *hints,
+                             ares_addrinfo_callback callback, void *arg);
+void __wrap_ares_getaddrinfo(ares_channel channel, const char *node, const char *service,
+                             const struct ares_addrinfo_hints *hints,
+                             ares_addrinfo_callback callback, void *arg);
+#endif
 }
 
 namespace
@@ -26,6 +39,9 @@ namespace
 /* How many allocations succeed, and how many bytes' worth of c-ares's have not been given back. */
 std::atomic<int> left{INT_MAX};
 std::atomic<int> held{0};
+
+/* The same of the library's. */
+std::atomic<int> owned{0};
 
 bool refused()
 {
@@ -36,12 +52,87 @@ bool refused()
 
 void *__wrap_mem_alloc(size_t bytes)
 {
-    return refused() ? nullptr : __real_mem_alloc(bytes);
+    void *memory = refused() ? nullptr : __real_mem_alloc(bytes);
+    owned += memory != nullptr;
+    return memory;
 }
 
 void *__wrap_mem_zalloc(size_t bytes)
 {
-    return refused() ? nullptr : __real_mem_zalloc(bytes);
+    void *memory = refused() ? nullptr : __real_mem_zalloc(bytes);
+    owned += memory != nullptr;
+    return memory;
+}
+
+void *__wrap_mem_alloc_aligned(size_t bytes, size_t align)
+{
+    void *memory = __real_mem_alloc_aligned(bytes, align);
+    owned += memory != nullptr;
+    return memory;
+}
+
+void __wrap_mem_free(void *memory)
+{
+    owned -= memory != nullptr;
+    __real_mem_free(memory);
+}
+
+namespace
+{
+
+/* A thread of wh_blocking() stays in here until it is told. */
+struct Gate {
+    std::atomic<bool> reached{false}, open{false};
+};
+
+void pass(Gate *gate)
+{
+    gate->reached = true;
+    while (!gate->open)
+        sched_yield();
+}
+
+void hold(Gate *gate)
+{
+    WH_SHIELD(void) wh_blocking(nullptr, pass, gate);
+}
+
+void ask(const char *name)
+{
+    wh_addr found;
+    (void)!wh_resolve(name, nullptr, &found, 1);
+}
+
+} // namespace
+
+/* The first of all: there is no thread yet. */
+TEST_CASE("resolve: of lookups that no thread has begun when the run ends nothing is left")
+{
+    setenv("WHORL_BLOCKING_MAX", "1", 1);
+    static Gate gate, other;
+    wh_options hasty = {};
+    hasty.grace_ns = -1;
+    const int before = owned;
+    in_run(
+        [] {
+            (void)wh_go(hold, &gate);
+            until([] { return gate.reached.load(); });
+            other.open = true;
+            (void)wh_go(ask, "one.test:80");
+            (void)wh_go(ask, "two.test:80");
+            (void)wh_go(hold, &other);
+            for (int turns = 0; turns < 10; turns++) /* all of them wait, behind the gate */
+                wh_yield();
+            CHECK(!other.reached);
+        },
+        &hasty);
+    gate.open = true;
+    const int64_t limit_ns = wh_now() + 10 * WH_SECOND;
+    while (owned != before && wh_now() < limit_ns)
+        sched_yield(); /* the thread gives back what it was lent */
+    CHECK(owned == before);
+    CHECK(!other.reached);
+    unsetenv("WHORL_BLOCKING_MAX");
 }
 
 #if HAVE_CARES
@@ -110,6 +201,36 @@ TEST_CASE("resolve: whichever allocation fails, a lookup says so or succeeds, an
     });
     CHECK(fds_open() == fds);
     ares_library_cleanup();
+}
+
+namespace
+{
+bool forgets = false; /* c-ares 1.34 does, at some allocations that fail */
+}
+
+void __wrap_ares_getaddrinfo(ares_channel channel, const char *node, const char *service,
+                             const struct ares_addrinfo_hints *hints,
+                             ares_addrinfo_callback callback, void *arg)
+{
+    if (!forgets)
+        __real_ares_getaddrinfo(channel, node, service, hints, callback, arg);
+}
+
+TEST_CASE("resolve: a question that c-ares has forgotten is one that there was no memory for")
+{
+    in_run([] {
+        NameServer server;
+        server.on("name.test", A, Reply::with({"192.0.2.1"}));
+        const uint64_t live = live_now();
+        forgets = true;
+        const std::string text = resolved("name.test:80", server.options());
+        forgets = false;
+        until_live(live);
+        CHECK(text == error_text(ENOMEM));
+        CHECK(server.asked("name.test", A) == 0);
+        const std::string again = resolved("name.test:80", server.options());
+        CHECK(again == "192.0.2.1:80");
+    });
 }
 
 #endif
