@@ -28,7 +28,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { BUF_BYTES = 32768, ENTRY_BYTES_MAX = 512, OPEN = O_RDONLY | O_DIRECTORY | O_NONBLOCK };
+enum {
+    BUF_BYTES = 32768,
+    ENTRY_BYTES_LEFT = 512, /* with less room no more is asked for; most entries take less */
+    ENTRY_BYTES_MAX = 1048, /* of a name of FUSE's, 1024 bytes; others have up to 765 */
+    OPEN = O_RDONLY | O_DIRECTORY | O_NONBLOCK,
+};
+
+static_assert(BUF_BYTES >= ENTRY_BYTES_MAX, "the next entry fits where there is none yet");
 
 /* Bytes that grow. */
 struct bytes {
@@ -143,16 +150,19 @@ struct reading {
     char buf[BUF_BYTES] __attribute__((aligned(8)));
 };
 
-/* As much as the buffer takes: a thread is asked once for most directories. */
+/* As much as the buffer takes: a thread is asked once for most directories. -EINVAL is a next entry
+ * that does not fit: it comes with the next filling. */
 static void read_now(struct reading *reading)
 {
-    while (BUF_BYTES - reading->len >= ENTRY_BYTES_MAX && !reading->error && !reading->is_all) {
+    while (BUF_BYTES - reading->len >= ENTRY_BYTES_LEFT && !reading->error && !reading->is_all) {
         ssize_t n = syscall(SYS_getdents64, reading->dir, reading->buf + reading->len,
                             BUF_BYTES - reading->len);
         if (n > 0)
             reading->len += (size_t)n;
         else if (n == 0)
             reading->is_all = true;
+        else if (errno == EINVAL && reading->len)
+            break;
         else
             reading->error = -errno;
     }
