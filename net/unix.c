@@ -20,8 +20,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Newer than some headers. */
-enum { PIDFD_TYPE = 4 };
+enum {
+    PIDFD_TYPE = 4,    /* newer than some headers */
+    ID_NOBODY = 65534, /* overflowuid(5): how the kernel writes one that it has not */
+};
 
 static_assert(sizeof(wh_cred) == sizeof(struct ucred), "one is the other");
 
@@ -81,6 +83,13 @@ static void unpack_fds(struct cmsghdr *c, struct passed *passed)
     passed->count += (unsigned)count;
 }
 
+/* A sender that this process's PID namespace does not have is process 0. So is none, and then its
+ * user and its group are nobody. */
+static bool is_somebody(const wh_cred *cred)
+{
+    return cred->pid || cred->uid != ID_NOBODY || cred->gid != ID_NOBODY;
+}
+
 static void unpack(struct msghdr *msg, struct passed *ret_passed)
 {
     ret_passed->count = 0;
@@ -93,7 +102,7 @@ static void unpack(struct msghdr *msg, struct passed *ret_passed)
             unpack_fds(c, ret_passed);
         } else if (c->cmsg_type == SCM_CREDENTIALS) {
             memcpy(&ret_passed->cred, CMSG_DATA(c), sizeof ret_passed->cred);
-            ret_passed->has_cred = ret_passed->cred.pid != 0; /* 0: sent by nobody that it knows */
+            ret_passed->has_cred = is_somebody(&ret_passed->cred);
         }
     }
 }
@@ -124,31 +133,45 @@ ssize_t wh_recv_fds(wh_fd fd, void *buf, size_t len, wh_fd *ret_fds, unsigned *c
         close_all(passed.fds, passed.count);
         return passed.cut ? -EMFILE : -EMSGSIZE;
     }
-    memcpy(ret_fds, passed.fds, passed.count * sizeof *ret_fds);
+    if (passed.count)
+        memcpy(ret_fds, passed.fds, passed.count * sizeof *ret_fds);
     *count = passed.count;
     return n;
 }
 
+/* Returns 0 for a Unix socket, -EOPNOTSUPP for another, or -errno. */
+static int check_unix(wh_fd fd)
+{
+    int domain;
+    socklen_t len = sizeof domain;
+    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0)
+        return -errno;
+    return domain == AF_UNIX ? 0 : -EOPNOTSUPP;
+}
+
 int wh_peer_cred(wh_fd fd, wh_cred *ret_cred)
 {
+    int rc = check_unix(fd);
+    if (rc < 0)
+        return rc;
     wh_cred cred;
     socklen_t len = sizeof cred;
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
         return -errno;
-    if (cred.pid > 0) {
-        *ret_cred = cred;
-        return 0;
-    }
-    int domain = 0;
-    len = sizeof domain;
-    (void)getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len);
-    return domain == AF_UNIX ? -ENOTCONN : -EOPNOTSUPP;
+    if (cred.uid == (uid_t)-1)
+        return -ENOTCONN;
+    *ret_cred = cred;
+    return 0;
 }
 
 int wh_want_cred(wh_fd fd)
 {
     int on = 1;
-    return setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0 ? -errno : 0;
+    int rc =
+        check_unix(fd); /* kernels before 6.16 or so let others have it, who have no use for it */
+    if (rc == 0 && setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0)
+        rc = -errno;
+    return rc;
 }
 
 ssize_t wh_recv_cred(wh_fd fd, void *buf, size_t len, wh_cred *ret_cred)

@@ -27,7 +27,7 @@ enum { WH_FDS_MAX = 253 };
 
 /* Who a process is, as the kernel vouches for. */
 typedef struct wh_cred {
-    pid_t pid;
+    pid_t pid; /* 0: it is in a PID namespace that the caller's does not see */
     uid_t uid;
     gid_t gid;
 } wh_cred;
@@ -43,9 +43,10 @@ WH_API ssize_t wh_send_fds(wh_fd fd, const void *buf, size_t len, const wh_fd *f
 
 /*
  * Receives at most len bytes, at least 1, and the descriptors that came with them. *count is how
- * many fds has room for, and then how many came, which is 0 for bytes that have none. They are
- * close-on-exec and the caller's. Returns how many bytes came, 0 at the end of the stream; or, with
- * no descriptor left open, *count as it was, and the bytes of that message lost,
+ * many ret_fds has room for (0: it may be NULL), and then how many came, which is 0 for bytes that
+ * have none. They are close-on-exec and the caller's. Returns how many bytes came, 0 at the end of
+ * the stream; or, with no descriptor left open, *count as it was, and the bytes of that message
+ * lost,
  *
  *   -EMSGSIZE   it had more descriptors than there is room for
  *   -EMFILE     this process cannot have so many more (RLIMIT_NOFILE)
@@ -65,7 +66,8 @@ WH_API int wh_want_cred(wh_fd fd);
 
 /* Receives at most len bytes, at least 1, and who sent them; descriptors that came with them are
  * closed. Returns how many bytes came, 0 at the end of the stream; or -ENODATA: they came without,
- * because they were sent before wh_want_cred(), and are lost; -EINVAL; or as wh_recvmsg(). */
+ * because they were sent before wh_want_cred(), and are lost (so are those of a sender that the
+ * namespaces hide whole: process 0, user and group 65534); -EINVAL; or as wh_recvmsg(). */
 WH_API ssize_t wh_recv_cred(wh_fd fd, void *buf, size_t len, wh_cred *ret_cred);
 
 WH_END_DECLS

@@ -2,11 +2,13 @@
  * unix_test.cpp: descriptors and credentials over Unix sockets: what arrives is the same file, is
  * close-on-exec, and nothing that was refused stays open.
  */
+#include "tests/base/child.hpp"
 #include "tests/net/peers.hpp"
 #include "tests/sched/on_workers.hpp"
 
 #include <catch2/catch_test_macros.hpp>
 
+#include <sched.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -107,8 +109,13 @@ TEST_CASE("unix: bytes without descriptors, bytes of several messages, and the e
         CHECK(n == 2);
         n = wh_send(pair.a, "more", 4, 0);
         CHECK(n == 4);
+        count = 0;
+        n = wh_recv_fds(pair.b, buf, 1, nullptr, &count); /* no room is needed for none */
+        CHECK(n == 1);
+        CHECK(count == 0);
+        count = 1;
         n = wh_recv_fds(pair.b, buf, sizeof buf, &got, &count);
-        CHECK(n == 7); /* what was before, and not what is behind */
+        CHECK(n == 6); /* what was before, and not what is behind */
         CHECK(count == 1);
         CHECK(same_file(got, pipe.a));
         close(got);
@@ -180,6 +187,11 @@ TEST_CASE("unix: the peer of a connection, and the sender of a message, are told
         CHECK(wh_peer_cred(pipe.a, &cred) == -ENOTSOCK);
         CHECK(wh_peer_cred(-1, &cred) == -EBADF);
         CHECK(wh_want_cred(-1) == -EBADF);
+        CHECK(wh_want_cred(tcp.a) == -EOPNOTSUPP);
+        CHECK(wh_want_cred(pipe.a) == -ENOTSOCK);
+        Fd netlink(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, 0)); /* which would take it */
+        CHECK(wh_want_cred(netlink) == -EOPNOTSUPP);
+        CHECK(wh_peer_cred(netlink, &cred) == -EOPNOTSUPP);
 
         char buf[10];
         ssize_t n = wh_send(pair.a, "early", 5, 0);
@@ -220,6 +232,66 @@ TEST_CASE("unix: the peer of a connection, and the sender of a message, are told
         CHECK(n == -EINVAL);
     });
 }
+
+/* ThreadSanitizer allows no threads in a child of a process that has some. */
+#ifndef __SANITIZE_THREAD__
+
+namespace
+{
+
+constexpr int NO_NAMESPACE = 77;
+
+/* In a PID namespace that does not have who made the pair and sends to it. */
+int sees_stranger(const FdPair &pair)
+{
+    return in_run([&pair] {
+        wh_cred cred = {-1, 1, 1};
+        char buf[10] = {};
+        CHILD_REQUIRE(wh_peer_cred(pair.b, &cred) == 0);
+        CHILD_REQUIRE(cred.pid == 0);
+        CHILD_REQUIRE(cred.uid == getuid());
+        CHILD_REQUIRE(cred.gid == getgid());
+        CHILD_REQUIRE(wh_want_cred(pair.b) == 0);
+        ssize_t n = wh_send(pair.b, "ready", 5, 0);
+        CHILD_REQUIRE(n == 5);
+        cred = {-1, 1, 1};
+        n = wh_recv_cred(pair.b, buf, sizeof buf, &cred);
+        CHILD_REQUIRE(n == 5);
+        CHILD_REQUIRE(std::string(buf) == "hello");
+        CHILD_REQUIRE(cred.pid == 0);
+        CHILD_REQUIRE(cred.uid == getuid());
+        CHILD_REQUIRE(cred.gid == getgid());
+    });
+}
+
+} // namespace
+
+TEST_CASE("unix: who is in a PID namespace of elsewhere has a user and a group, and process 0")
+{
+    const ChildEnd end = in_child([] {
+        FdPair pair = socket_pair();
+        if (unshare(CLONE_NEWPID) < 0)
+            return NO_NAMESPACE;
+        const pid_t inner = fork();
+        if (inner == 0)
+            _exit(sees_stranger(pair));
+        pair.b.reset(); /* should it fail before it is ready, the end is read */
+        char buf[10];
+        int status = -1;
+        CHILD_REQUIRE(read(pair.a, buf, sizeof buf) == 5);
+        CHILD_REQUIRE(write(pair.a, "hello", 5) == 5);
+        CHILD_REQUIRE(waitpid(inner, &status, 0) == inner);
+        return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+    });
+    if (end.exited(NO_NAMESPACE)) {
+        WARN("no right to make a PID namespace");
+        return;
+    }
+    INFO(end.how());
+    CHECK(end.exited(0));
+}
+
+#endif
 
 TEST_CASE("unix: a descriptor of the sender's process, which nobody asked for, is not left open")
 {
