@@ -58,3 +58,11 @@ int wh_addr_local(wh_fd fd, wh_addr *ret_addr)
         return -errno;
     return addr_of(&address, ret_addr);
 }
+
+int wh_addr_peer(wh_fd fd, wh_addr *ret_addr)
+{
+    struct address address = {.len = sizeof address.storage};
+    if (getpeername(fd, &address.any, &address.len) < 0)
+        return -errno;
+    return addr_of(&address, ret_addr);
+}

@@ -121,10 +121,17 @@ wh_fd wh_dial_udp(const char *address, const wh_udp_options *options)
 
 /* ---- Messages ---- */
 
-/* Control data of one message: the size of a segment, as the kernel tells it and as it wants it. */
+/* Control data of one message: the size of a segment, as the kernel wants it. */
 union control {
     struct cmsghdr head;
     char bytes[CMSG_SPACE(sizeof(int))];
+};
+
+/* The same as the kernel tells it: behind all that SOL_SOCKET can be set to tell (224 bytes by
+ * Linux 6.18: stamps of time, drops, mark, priority), before what IP can. */
+union control_told {
+    struct cmsghdr head;
+    char bytes[232 + CMSG_SPACE(sizeof(int))];
 };
 
 static void message_init(struct msghdr *msg, struct iovec *iov, const wh_addr *to)
@@ -148,23 +155,35 @@ static void segments_ask(struct msghdr *msg, union control *control, size_t segm
     msg->msg_controllen = CMSG_SPACE(sizeof bytes);
 }
 
-/* The size of the segments that were received in one piece, or 0. */
-static uint32_t segments_told(struct msghdr *msg)
+static bool gro_is_on(wh_fd fd)
 {
+    int on = 0;
+    socklen_t len = sizeof on;
+    return getsockopt(fd, SOL_UDP, UDP_GRO, &on, &len) == 0 && on;
+}
+
+/* The size of the segments that were received in one piece, or 0; or -EBADMSG: it may have been cut
+ * off. */
+static int segments_told(wh_fd fd, struct msghdr *msg)
+{
+    bool was_its_turn = false;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
         if (c->cmsg_level == SOL_UDP && c->cmsg_type == UDP_GRO) {
             int bytes;
             memcpy(&bytes, CMSG_DATA(c), sizeof bytes);
-            return (uint32_t)bytes;
+            return bytes;
         }
+        was_its_turn |= c->cmsg_level != SOL_SOCKET;
     }
-    return 0;
+    bool is_cut = msg->msg_flags & MSG_CTRUNC && !was_its_turn;
+    return unlikely(is_cut) && gro_is_on(fd) ? -EBADMSG : 0;
 }
 
 /* The address that the kernel has filled in; an IPv4 one may be dressed as IPv6. */
 static void from_set(wh_addr *from, socklen_t len)
 {
-    if (!len) { /* of a socket of another kind: from nobody */
+    bool is_ip = len && (from->any.sa_family == AF_INET || from->any.sa_family == AF_INET6);
+    if (!is_ip) { /* of a socket of another kind: from nobody */
         *from = (wh_addr){.len = 0};
         return;
     }
@@ -284,7 +303,7 @@ static int batch_recv(wh_fd fd, struct batch *batch, unsigned count)
 int wh_udp_recv_many(wh_fd fd, wh_datagram *datagrams, unsigned count)
 {
     struct batch batch;
-    union control control[BATCH];
+    union control_told control[BATCH];
     if (!count)
         return 0;
     unsigned here = count < BATCH ? count : BATCH;
@@ -303,7 +322,10 @@ int wh_udp_recv_many(wh_fd fd, wh_datagram *datagrams, unsigned count)
     for (int i = 0; i < rc; i++) {
         wh_datagram *d = &datagrams[i];
         d->len = batch.messages[i].msg_len;
-        d->segment_bytes = segments_told(&batch.messages[i].msg_hdr);
+        int segment_bytes = segments_told(fd, &batch.messages[i].msg_hdr);
+        if (unlikely(segment_bytes < 0))
+            return segment_bytes;
+        d->segment_bytes = (uint32_t)segment_bytes;
         if (d->segment_bytes >= d->len)
             d->segment_bytes = 0; /* it is one */
         from_set(&d->addr, batch.messages[i].msg_hdr.msg_namelen);

@@ -35,9 +35,18 @@ WH_API int wh_addr_format(const wh_addr *addr, char *buf, size_t size);
 /* Whether they are the same address and port. */
 WH_API bool wh_addr_equal(const wh_addr *a, const wh_addr *b);
 
+/* The two ends of a socket. IPv4 over a socket that takes both is IPv6 to the kernel, and here:
+ * "[::ffff:192.0.2.1]:80". A direct descriptor (wh_accept_direct()) is -EBADF: it is one of a ring,
+ * and the system calls that know the ends of a socket do not know it. */
+
 /* The address that a socket has itself: tells which port was chosen for port 0. Returns 0, -EBADF,
  * -ENOTSOCK, or -EAFNOSUPPORT when it is of another family. */
 WH_API int wh_addr_local(wh_fd fd, wh_addr *ret_addr);
+
+/* The address that a connected socket is connected to: who is at the other end. Returns 0,
+ * -ENOTCONN: it is not connected, or not any more (the peer has reset the connection); -EBADF,
+ * -ENOTSOCK; or -EAFNOSUPPORT as above. */
+WH_API int wh_addr_peer(wh_fd fd, wh_addr *ret_addr);
 
 WH_END_DECLS
 

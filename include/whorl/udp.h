@@ -60,8 +60,8 @@ WH_API ssize_t wh_udp_send(wh_fd fd, const void *buf, size_t len, const wh_addr 
 /*
  * Receives one, and where it came from, unless ret_from is NULL. Returns its true length, which may
  * be 0: if that is greater than `size`, what did not fit is lost. Or errors of recvmsg(2). An IPv4
- * address is given as such, also by a socket that takes both. On a socket with the option gro use
- * wh_udp_recv_many(), which tells one datagram from several.
+ * address is given as such, also by a socket that takes both; one of another family is not: len 0.
+ * On a socket with the option gro use wh_udp_recv_many(), which tells one datagram from several.
  */
 WH_API ssize_t wh_udp_recv(wh_fd fd, void *buf, size_t size, wh_addr *ret_from);
 
@@ -80,7 +80,9 @@ typedef struct wh_datagram {
 /*
  * Takes what is there, at most `count` datagrams; when there is nothing waits for one. bytes and
  * size are the caller's in each, the other fields are filled in. With gro give each room for 65,535
- * bytes. Returns how many came, at least 1 (0 if count is 0); or errors of recvmsg(2).
+ * bytes. Returns how many came, at least 1 (0 if count is 0); -EBADMSG: with gro, the kernel had so
+ * much else to tell (SO_TIMESTAMP and its like; none that is known has) that the size of the
+ * datagrams in a piece did not fit, and what was received is lost; or errors of recvmsg(2).
  */
 WH_API int wh_udp_recv_many(wh_fd fd, wh_datagram *datagrams, unsigned count);
 

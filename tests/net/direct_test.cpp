@@ -76,6 +76,9 @@ TEST_CASE("direct: a connection is read and written, and is no descriptor of the
         CHECK(pair.direct >= 0);
         CHECK(fds_open() == before + 1); /* the client's */
         CHECK(fcntl(pair.direct, F_GETFD) == -1);
+        wh_addr addr;
+        CHECK(wh_addr_local(pair.direct, &addr) == -EBADF);
+        CHECK(wh_addr_peer(pair.direct, &addr) == -EBADF);
 
         char buf[8] = {};
         CHECK(write(pair.client, "there", 5) == 5);

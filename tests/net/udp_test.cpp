@@ -13,6 +13,34 @@
 #include <algorithm>
 #include <numeric>
 
+#include <sys/un.h>
+
+extern "C" {
+int __real_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,
+                    struct timespec *timeout);
+int __wrap_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,
+                    struct timespec *timeout);
+}
+
+namespace
+{
+
+std::atomic<bool> cuts{false};
+
+} // namespace
+
+/* A kernel that has more to tell of a datagram than there is room for. */
+int __wrap_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,
+                    struct timespec *timeout)
+{
+    const int rc = __real_recvmmsg(fd, messages, count, flags, timeout);
+    for (int i = 0; cuts && i < rc; i++) {
+        messages[i].msg_hdr.msg_flags |= MSG_CTRUNC;
+        messages[i].msg_hdr.msg_controllen = 0;
+    }
+    return rc;
+}
+
 namespace
 {
 
@@ -113,6 +141,71 @@ TEST_CASE("udp: an address is parsed and printed in the same form")
     FdPair pair = socket_pair();
     CHECK(wh_addr_local(pair.a, &none) == -EAFNOSUPPORT);
     CHECK(wh_addr_local(-1, &none) == -EBADF);
+}
+
+TEST_CASE("udp: a socket's own address is its peer's peer, over UDP and TCP, IPv4 and IPv6")
+{
+    wh_addr here = {}, there = {};
+    FdPair tcp = tcp_pair();
+    CHECK(wh_addr_peer(tcp.a, &there) == 0);
+    here = addr_of(tcp.b);
+    CHECK(wh_addr_equal(&here, &there));
+    CHECK(there.len == sizeof there.in);
+    here = addr_of(tcp.a);
+    CHECK(wh_addr_peer(tcp.b, &there) == 0);
+    CHECK(wh_addr_equal(&here, &there));
+    for (const char *text : {"127.0.0.1:0", "[::1]:0"}) {
+        Fd to(wh_listen_udp(text, nullptr));
+        if (to == -EADDRNOTAVAIL || to == -EAFNOSUPPORT)
+            continue; /* no IPv6 here */
+        here = addr_of(to);
+        Fd fd(wh_dial_udp(text_of(here).c_str(), nullptr));
+        CHECK(wh_addr_peer(fd, &there) == 0);
+        CHECK(wh_addr_equal(&here, &there));
+        CHECK(wh_addr_peer(to, &there) == -ENOTCONN);
+    }
+    there.len = 7;
+    FdPair pair = socket_pair(), pipe = pipe_pair();
+    CHECK(wh_addr_peer(pair.a, &there) == -EAFNOSUPPORT);
+    CHECK(wh_addr_peer(pipe.a, &there) == -ENOTSOCK);
+    CHECK(wh_addr_peer(-1, &there) == -EBADF);
+    const struct linger hard = {1, 0};
+    CHECK(setsockopt(tcp.a, SOL_SOCKET, SO_LINGER, &hard, sizeof hard) == 0);
+    tcp.a.reset();
+    CHECK(wh_addr_peer(tcp.b, &there) == -ENOTCONN);
+    CHECK(there.len == 7);
+}
+
+TEST_CASE("udp: what a socket of another family receives is from nobody")
+{
+    in_run([] {
+        /* One is longer than a wh_addr. It is not received by recvmmsg(2), of which
+         * AddressSanitizer thinks that so many bytes were written. */
+        for (const socklen_t name_len : {socklen_t(sizeof(struct sockaddr_un)), socklen_t(20)}) {
+            int fds[2];
+            CHECK(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, fds) == 0);
+            Fd to(fds[0]), fd(fds[1]);
+            struct sockaddr_un name = {};
+            name.sun_family = AF_UNIX;
+            snprintf(name.sun_path + 1, 16, "udp-%d", getpid());
+            CHECK(bind(fd, reinterpret_cast<struct sockaddr *>(&name), name_len) == 0);
+            char buf[10];
+            wh_addr from = {};
+            from.len = 7;
+            CHECK(send(fd, "one", 3, 0) == 3);
+            const ssize_t n = wh_udp_recv(to, buf, sizeof buf, &from);
+            CHECK(n == 3);
+            CHECK(from.len == 0);
+            if (name_len > sizeof from)
+                continue;
+            Room room(2, 10);
+            CHECK(send(fd, "two", 3, 0) == 3);
+            const int count = wh_udp_recv_many(to, room.datagrams.data(), 2);
+            CHECK(count == 1);
+            CHECK(room.datagrams[0].len == 3);
+            CHECK(room.datagrams[0].addr.len == 0);
+        }
+    });
 }
 
 TEST_CASE("udp: datagrams come whole, with the address they are from, and are answered")
@@ -454,6 +547,66 @@ TEST_CASE("udp: with gro a piece is received as it was sent, and the size of its
         CHECK(got == bytes + "x");
         CHECK(datagrams == 12);
         CHECK(pieces == (has_cap("udp_gso") && has_cap("udp_gro")));
+    });
+}
+
+TEST_CASE("udp: with gro the size of datagrams is told whatever else a socket is set to tell")
+{
+    constexpr int RCV_MARK = 75, RCV_PRIORITY = 82; /* newer than some headers */
+    constexpr int STAMP_RECEIVED = 1 << 3, STAMP_SOFTWARE = 1 << 4;
+    in_run([] {
+        wh_udp_options options = {};
+        options.gro = 1;
+        Fd to(wh_listen_udp("127.0.0.1:0", &options));
+        Fd fd(wh_dial_udp(text_of(addr_of(to)).c_str(), nullptr));
+        auto ask = [&to](int level, int option, int value = 1) {
+            return setsockopt(to, level, option, &value, sizeof value) == 0;
+        };
+        CHECK(ask(SOL_SOCKET, SO_TIMESTAMPNS));
+        CHECK(ask(SOL_SOCKET, SO_TIMESTAMPING, STAMP_RECEIVED | STAMP_SOFTWARE));
+        CHECK(ask(SOL_SOCKET, SO_RXQ_OVFL));
+        (void)ask(SOL_SOCKET, RCV_MARK);
+        (void)ask(SOL_SOCKET, RCV_PRIORITY);
+        for (int option : {IP_PKTINFO, IP_RECVTTL, IP_RECVTOS, IP_RECVORIGDSTADDR})
+            CHECK(ask(IPPROTO_IP, option)); /* these are cut */
+        const std::string bytes = pattern(1000);
+        Room room(2, 65535);
+        for (int round = 0; round < 2; round++) {
+            ssize_t n = wh_udp_send_segments(fd, bytes.data(), bytes.size(), 100, nullptr);
+            CHECK(n == 1000);
+            size_t got = 0;
+            while (got < bytes.size()) {
+                const int count = wh_udp_recv_many(to, room.datagrams.data(), 2);
+                CHECK(count > 0);
+                if (count <= 0)
+                    return;
+                for (int i = 0; i < count; i++) {
+                    const wh_datagram &d = room.datagrams[size_t(i)];
+                    got += d.len;
+                    CHECK((d.len == 100 || d.segment_bytes == 100));
+                }
+            }
+            n = wh_udp_send(fd, "x", 1, nullptr);
+            CHECK(n == 1);
+            const int count = wh_udp_recv_many(to, room.datagrams.data(), 2);
+            CHECK(count == 1);
+            CHECK(room.datagrams[0].len == 1);
+            CHECK(room.datagrams[0].segment_bytes == 0);
+        }
+
+        /* Should a kernel have yet more to tell, that is said, and no size is made up. */
+        cuts = true;
+        ssize_t n = wh_udp_send(fd, "x", 1, nullptr);
+        CHECK(n == 1);
+        int count = wh_udp_recv_many(to, room.datagrams.data(), 2);
+        CHECK(count == (has_cap("udp_gro") ? -EBADMSG : 1));
+        Fd plain(wh_listen_udp("127.0.0.1:0", nullptr));
+        const wh_addr there = addr_of(plain);
+        n = wh_udp_send(plain, "x", 1, &there);
+        CHECK(n == 1);
+        count = wh_udp_recv_many(plain, room.datagrams.data(), 2);
+        CHECK(count == 1);
+        cuts = false;
     });
 }
 
