@@ -62,6 +62,7 @@ struct wh_conn {
     uint8_t in_worker;
     uint16_t in_number;
     struct conn_splices splices;
+    bool is_part; /* atomic, its reader and its writer may be on two workers: conn_is_whole() */
     int64_t read_ns, write_ns;
     wh_conn_stats stats;
 };
@@ -216,11 +217,24 @@ static inline void tally(uint64_t *figure, uint64_t by)
     __atomic_store_n(figure, *figure + by, __ATOMIC_RELAXED);
 }
 
+static void part_set(wh_conn *conn)
+{
+    __atomic_store_n(&conn->is_part, true, __ATOMIC_RELAXED);
+}
+
+/* After which a read may go on. */
+static bool is_of_caller(ssize_t error)
+{
+    return error == -ETIMEDOUT || error == -ECANCELED || error == -ENOMEM;
+}
+
 static ssize_t received(wh_conn *conn, ssize_t n)
 {
     if (n > 0) {
         tally(&conn->stats.bytes_in, (uint64_t)n);
         tally(&conn->stats.reads, 1);
+    } else if (!is_of_caller(n)) {
+        part_set(conn);
     }
     if (n == 0)
         conn->in_over = true;
@@ -566,7 +580,10 @@ int wh_conn_shutdown(wh_conn *conn)
     int rc = flush(conn);
     if (rc < 0)
         return rc;
-    return conn->ops->shutdown ? conn->ops->shutdown(conn->self) : -EOPNOTSUPP;
+    rc = conn->ops->shutdown ? conn->ops->shutdown(conn->self) : -EOPNOTSUPP;
+    if (rc != -EOPNOTSUPP)
+        part_set(conn);
+    return rc;
 }
 
 /* ---- The end, and the rest ---- */
@@ -639,6 +656,11 @@ void conn_leave_writing(wh_conn *conn)
     conn->writing = false;
 }
 
+bool conn_is_whole(const wh_conn *conn)
+{
+    return !__atomic_load_n(&conn->is_part, __ATOMIC_RELAXED);
+}
+
 struct conn_splices *conn_splices(wh_conn *conn)
 {
     return &conn->splices;
@@ -682,6 +704,7 @@ void conn_lost(wh_conn *conn, int error)
 {
     conn->in_over = true;
     conn->in_error = error;
+    part_set(conn);
 }
 
 int conn_flush(wh_conn *conn)

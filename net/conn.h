@@ -23,6 +23,10 @@ struct conn_splices {
 
 struct conn_splices *conn_splices(wh_conn *conn);
 
+/* Whether it may still be of use both ways: no read has seen its end or an error of it, and nobody
+ * has said that no more will be written. */
+bool conn_is_whole(const wh_conn *conn);
+
 /* The stream's own timeouts, in nanoseconds. */
 int64_t conn_read_ns(const wh_conn *conn);
 int64_t conn_write_ns(const wh_conn *conn);

@@ -1,6 +1,6 @@
 /*
  * conn_pool.c: connections that are kept (whorl/conn_pool.h), made of what the public headers
- * offer.
+ * offer, but for one question to a stream (conn.h).
  *
  *      slots      units of conns_max that are left: a connection that is given out, or is being
  *                 dialled, has one; an idle one has none
@@ -18,6 +18,7 @@
  * does so under it.
  */
 #include "base/base.h"
+#include "net/conn.h"
 
 #include <whorl/conn_pool.h>
 #include <whorl/coro.h>
@@ -62,11 +63,12 @@ struct wh_conn_pool {
 
 /* ---- Looking at a connection ---- */
 
-/* Whether the peer has neither closed it nor said something that nobody asked for. */
+/* Whether it goes both ways, and the peer has neither closed it nor said something that nobody
+ * asked for. */
 static bool is_quiet(const wh_conn *conn)
 {
     wh_fd fd = wh_conn_fd(conn);
-    if (wh_conn_buffered(conn))
+    if (wh_conn_buffered(conn) || !conn_is_whole(conn))
         return false;
     char byte;
     return fd < 0 || (recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN);

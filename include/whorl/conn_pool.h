@@ -81,8 +81,10 @@ WH_API int wh_conn_pool_get(wh_conn_pool *pool, wh_conn **ret_conn) WH_MUST_CHEC
 /*
  * Gives a connection back, to be kept for the next one. What is in its buffer of writes is sent
  * first, as by wh_conn_flush(). It is closed instead when that fails, when something that was
- * received has not been consumed, when the peer has closed it, when idle_max are idle already, and
- * when the pool has been closed. Its timeouts are as in the beginning again. May park.
+ * received has not been consumed, when the peer has closed it, when a read has seen its end or an
+ * error of it, after wh_conn_shutdown(), when idle_max are idle already, and when the pool has been
+ * closed. Its timeouts are as in the beginning again. May park. A caller that has not waited for
+ * the whole answer discards it instead: no stream knows what is still to come.
  */
 WH_API void wh_conn_pool_put(wh_conn_pool *pool, wh_conn *conn);
 

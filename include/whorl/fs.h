@@ -95,6 +95,7 @@ typedef struct wh_copy_file_options {
  * May park. Returns 0; or, and then nothing has changed,
  *
  *   -EISDIR, -EINVAL   `from` is a directory, or something else that is no regular file
+ *   -EISDIR            `to` is a directory, or has no name at its end ("", "folder/")
  *   -EEXIST            see options; -EINVAL, too: a file system that cannot rename so
  *   -ENOENT, -EACCES, -ENAMETOOLONG, -ENOSPC, -EMFILE...   of open, read, write, rename
  *   -ETIMEDOUT, -ECANCELED, -ENOMEM; -EAGAIN of wh_blocking()

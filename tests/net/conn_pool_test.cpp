@@ -209,6 +209,16 @@ TEST_CASE("conn_pool: what is not fit to be used again is closed when it comes b
         wh_conn_pool_put(place.pool, conn);
         stats = place.stats();
         CHECK(stats.idle == 0);
+        /* our end */
+        conn = place.get(&rc);
+        server = place.accept();
+        rc = wh_conn_shutdown(conn);
+        CHECK(rc == 0);
+        CHECK(sees_end(server));
+        wh_conn_pool_put(place.pool, conn);
+        stats = place.stats();
+        CHECK(stats.idle == 0);
+        CHECK(stats.out == 0);
         /* an error of a write */
         conn = place.get(&rc);
         server = place.accept();
@@ -461,6 +471,48 @@ TEST_CASE("conn_pool: streams that are no descriptor are pooled, too")
         wh_conn_pool_destroy(pool);
     });
     CHECK(closed == 1);
+}
+
+TEST_CASE("conn_pool: streams that are no descriptor are kept until an end or an error is seen")
+{
+    static const wh_conn_ops ops = {
+        [](void *self, void *, size_t) -> ssize_t { return *static_cast<int *>(self); },
+        [](void *, const struct iovec *iov, int) -> ssize_t {
+            return static_cast<ssize_t>(iov->iov_len);
+        },
+        [](void *) { return 0; },
+        nullptr,
+    };
+    in_run([] {
+        int read_says = 0, rc;
+        wh_conn_pool_options options = {};
+        options.dial = [](wh_conn **ret_conn, const char *, void *arg) {
+            return wh_conn_wrap(ret_conn, &ops, arg);
+        };
+        options.dial_arg = &read_says;
+        wh_conn_pool *pool = wh_conn_pool_create("anything", &options);
+        wh_conn_pool_stats stats;
+        wh_conn *conn = nullptr;
+        for (const int says : {-ETIMEDOUT, -ECANCELED, -ENOMEM, 0, -EPROTO, -ECONNRESET}) {
+            rc = wh_conn_pool_get(pool, &conn);
+            CHECK(rc == (says == -ECANCELED || says == -ENOMEM || says == 0));
+            read_says = says;
+            char byte;
+            const ssize_t n = wh_conn_read(conn, &byte, 1);
+            CHECK(n == says);
+            wh_conn_pool_put(pool, conn);
+            wh_conn_pool_stats_get(pool, &stats);
+            CHECK(stats.idle == (says == -ETIMEDOUT || says == -ECANCELED || says == -ENOMEM));
+        }
+        rc = wh_conn_pool_get(pool, &conn);
+        CHECK(rc == 0);
+        rc = wh_conn_shutdown(conn);
+        CHECK(rc == 0);
+        wh_conn_pool_put(pool, conn);
+        wh_conn_pool_stats_get(pool, &stats);
+        CHECK(stats.idle == 0);
+        wh_conn_pool_destroy(pool);
+    });
 }
 
 TEST_CASE("conn_pool: many coroutines of all workers share a few connections")

@@ -576,6 +576,8 @@ TEST_CASE("copy: a failure, a cancel and a deadline change nothing and leave not
         CHECK(rc == -EISDIR);
         rc = copy("from", "dir/");
         CHECK(rc == -EISDIR);
+        rc = wh_copy_file((folder / "from").c_str(), "", nullptr);
+        CHECK(rc == -EISDIR);
         rc = copy("from", "none/to");
         CHECK(rc == -ENOENT);
         rc = copy("from", "to/to");
