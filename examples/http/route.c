@@ -11,25 +11,25 @@
 
 enum route { ROUTE_NONE, ROUTE_HELLO, ROUTE_ECHO, ROUTE_FILES, ROUTE_STATUS, ROUTE_STATUS_JSON };
 
-/* The path of the request's target, without scheme, authority and query. */
+/* The path of the request's target, without scheme, authority and query. An empty one is "/": RFC
+ * 9112, 3.2.1. */
 static struct span path_of(const struct conn *c)
 {
     struct span path = c->request.url;
-    const char *text = span_text(c, path);
-    if (path.len && text[0] != '/') { /* "http://host/path", as to a proxy */
-        const char *host = memmem(text, path.len, "://", 3);
-        if (!host)
-            return path;
-        host += 3;
-        const char *slash = memchr(host, '/', path.len - (size_t)(host - text));
-        uint32_t skipped = slash ? (uint32_t)(slash - text) : path.len;
-        path.off += skipped;
-        path.len -= skipped;
-        text += skipped;
-    }
+    const char *text = span_text(c, path), *host = NULL;
     const char *query = memchr(text, '?', path.len);
     if (query)
         path.len = (uint32_t)(query - text);
+    if (path.len && text[0] != '/') /* "http://host/path", as to a proxy */
+        host = memmem(text, path.len, "://", 3);
+    if (!host)
+        return path;
+    host += 3;
+    const char *slash = memchr(host, '/', path.len - (size_t)(host - text));
+    if (!slash)
+        return (struct span){path.off + (uint32_t)(host - 1 - text), 1};
+    path.off += (uint32_t)(slash - text);
+    path.len -= (uint32_t)(slash - text);
     return path;
 }
 

@@ -277,6 +277,10 @@ TEST_CASE("http: the target may be absolute and have a query")
     CHECK(client.ask(get("/?a=b")).body == HELLO);
     CHECK(client.ask(get("http://test/")).body == HELLO);
     CHECK(client.ask(get("http://test:80/?x")).body == HELLO);
+    CHECK(client.ask(get("http://test")).body == HELLO);
+    CHECK(client.ask(get("http://test?x")).body == HELLO);
+    CHECK(client.ask(get("http://test?/nowhere")).body == HELLO);
+    CHECK(client.ask(get("/nowhere?http://test/")).status == 404);
     CHECK(client.ask(get("http://test/nowhere")).status == 404);
 }
 
