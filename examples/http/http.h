@@ -104,7 +104,7 @@ struct server {
     struct worker workers[WORKERS_EVER_MAX];
 
     /* any thread, atomic */
-    long open; /* connections, those that are refused included */
+    long open; /* connections, without those that are refused */
     wh_serve_stats stats;
 
     /* after the end */

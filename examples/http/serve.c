@@ -48,19 +48,29 @@ static void refuse(wh_fd fd, struct worker *w)
         conn_linger(fd);
 }
 
+/* Whether there is room for one more, which then counts. */
+static bool enter(struct server *server)
+{
+    long open = __atomic_load_n(&server->open, __ATOMIC_RELAXED);
+    while (open < server->config.connections_max)
+        if (__atomic_compare_exchange_n(&server->open, &open, open + 1, true, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED))
+            return true;
+    return false;
+}
+
 static void serve_client(const wh_client *client)
 {
     struct server *server = client->arg;
     struct worker *w = worker_here(server);
     if (!w)
         return;
-    long open = __atomic_add_fetch(&server->open, 1, __ATOMIC_RELAXED);
-    if (open > server->config.connections_max) {
+    if (!enter(server)) {
         refuse(wh_conn_fd(client->conn), w);
-    } else {
-        count_up(&w->connections);
-        conn_serve(client, w);
+        return;
     }
+    count_up(&w->connections);
+    conn_serve(client, w);
     __atomic_sub_fetch(&server->open, 1, __ATOMIC_RELAXED);
 }
 

@@ -301,6 +301,25 @@ TEST_CASE("http: above the limit of connections newcomers are told 503")
     CHECK(server.number("connections", "refused") >= 1);
 }
 
+TEST_CASE("http: who is being refused takes nobody's place")
+{
+    Server server({"--max-connections", "1"});
+    Client first(server.port());
+    REQUIRE(first.ask(get("/")).status == 200);
+    Client second(server.port());
+    REQUIRE(second.ask(get("/")).status == 503);
+    first.close();
+    /* Who is refused is waited for, until it ends the connection, and that none of these does. */
+    std::vector<Client> refused;
+    const Clock::time_point begin = Clock::now();
+    int status = 503;
+    while (status == 503 && ms_since(begin) < PATIENCE_MS) {
+        refused.emplace_back(server.port());
+        status = refused.back().ask(get("/")).status;
+    }
+    CHECK(status == 200);
+}
+
 TEST_CASE("http: many too many are refused without harm to those who are in")
 {
     Server server({"--max-connections", "10"});
