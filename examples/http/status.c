@@ -18,6 +18,7 @@ enum { TEXT_BYTES = 16384 };
 struct text {
     char *bytes;
     size_t len; /* what it wants, which may be more than there is room for */
+    bool in_list;
 };
 
 __attribute__((format(printf, 2, 3))) static void add(struct text *text, const char *format, ...)
@@ -61,10 +62,10 @@ static void add_site(const struct wh_site *site, void *arg)
     add(text,
         "%s{\"function\":\"%s\",\"file\":\"%s\",\"line\":%u,\"started\":%llu,"
         "\"stack_depth_max\":%zu}",
-        text->bytes[text->len - 1] == '[' ? "" : ",", site->function,
-        slash ? slash + 1 : site->file, site->line,
+        text->in_list ? "," : "", site->function, slash ? slash + 1 : site->file, site->line,
         ull(__atomic_load_n(&site->started, __ATOMIC_RELAXED)),
         __atomic_load_n(&site->stack_depth_max, __ATOMIC_RELAXED));
+    text->in_list = true;
 }
 
 static uint64_t sum(const struct server *server, size_t counter)
