@@ -198,7 +198,7 @@ static const char *listen_cure(int error)
 
 wh_fd server_listen(const struct server *server)
 {
-    const wh_listen_options shared = {.reuseport = server->config.workers > 1};
+    const wh_listen_options shared = {.reuseport = wh_workers() > 1};
     char address[128];
     wh_fd fd = wh_listen_tcp(server->config.listen, &shared);
     if (fd < 0) {
@@ -280,6 +280,8 @@ int main(int argc, char **argv)
         return rc;
     if (init_server(&server) < 0)
         return 1;
+    /* A connection is not to move: struct worker is its thread's. */
+    setenv("WHORL_MIGRATE", "0", 1);
     /* Large stacks stand further apart, which costs each connection more of the page tables. */
     const wh_options run_options = {.workers = (unsigned)server.config.workers,
                                     .stack_bytes = 65536};

@@ -12,9 +12,9 @@
  *      http/answer.c   heads, the output of a connection
  *      http/date.c     dates as HTTP writes them
  *
- * One run serves them all. A connection stays on the worker on which it began, and what it shares
- * with others (struct worker) is of that worker's thread alone, but for the counters, which
- * /status.json reads on another one.
+ * One run serves them all. A connection stays on the worker on which it began, whatever
+ * WHORL_MIGRATE says, and what it shares with others (struct worker) is of that worker's thread
+ * alone, but for the counters, which /status.json reads on another one.
  *
  * Memory. A connection is one coroutine, and all that it has while it is idle is in that
  * coroutine's first stack page: struct conn with a receive buffer of IN_SMALL_BYTES. Heap is used

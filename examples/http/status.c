@@ -82,10 +82,10 @@ static void add_server(struct text *text, const struct worker *w)
 {
     const struct server *server = w->server;
     add(text,
-        "{\"server\":\"whorl/%s\",\"uptime_s\":%.1f,\"workers\":%d,\"worker\":%d,"
+        "{\"server\":\"whorl/%s\",\"uptime_s\":%.1f,\"workers\":%u,\"worker\":%d,"
         "\"stopping\":%s,",
-        wh_version(), (double)(wh_now() - server->started_ns) / 1e9, server->config.workers,
-        w->index, is_stopping(server) ? "true" : "false");
+        wh_version(), (double)(wh_now() - server->started_ns) / 1e9, wh_workers(), w->index,
+        is_stopping(server) ? "true" : "false");
     add(text,
         "\"connections\":{\"open\":%llu,\"accepted\":%llu,\"refused\":%llu,\"max\":%ld},"
         "\"requests\":{\"answered\":%llu,\"per_s\":%llu,\"malformed\":%llu,\"timeouts\":%llu},",

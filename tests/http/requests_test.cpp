@@ -7,6 +7,10 @@
 
 #include <ctime>
 
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 namespace
 {
 
@@ -26,6 +30,22 @@ bool is_date_of_now(const std::string &text)
     struct tm tm = {};
     const char *end = strptime(text.c_str(), "%a, %d %b %Y %H:%M:%S GMT", &tm);
     return end && !*end && std::abs(difftime(timegm(&tm), time(nullptr))) <= 5;
+}
+
+/* Whether one more may listen on the port. */
+bool is_shared(uint16_t port)
+{
+    struct sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    REQUIRE(fd >= 0);
+    const int on = 1;
+    bool shared = setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) == 0 &&
+                  bind(fd, reinterpret_cast<struct sockaddr *>(&address), sizeof address) == 0;
+    close(fd);
+    return shared;
 }
 
 } // namespace
@@ -389,6 +409,15 @@ TEST_CASE("http: several workers serve on one address, and the figures are of al
     clients.clear();
     CHECK(server.stop() == 0);
     CHECK(server.said().find(" requests on ") != std::string::npos);
+}
+
+TEST_CASE("http: as many workers as the environment says serve on one address")
+{
+    REQUIRE(setenv("WHORL_WORKERS", "3", 1) == 0);
+    Server server({"--workers", "1"});
+    unsetenv("WHORL_WORKERS");
+    CHECK(server.status_json().find("\"workers\":3,") != std::string::npos);
+    CHECK(is_shared(server.port()));
 }
 
 TEST_CASE("http: the status page is whole in itself, its figures are JSON")
