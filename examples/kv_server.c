@@ -204,9 +204,12 @@ static int serve(struct server *server, WH_CHAN(int) signals)
     return rc;
 }
 
-/* The root. */
+/* The root. Nothing else runs yet. */
 static int app(void *arg)
 {
+    struct server *server = arg;
+    server->shared = wh_workers() > 1; /* which WHORL_WORKERS may have set */
+    server->store.lock.shared = server->pubsub.lock.shared = server->shared;
     WH_CHAN(int) signals = wh_chan_create(int, 2);
     if (!signals)
         return -ENOMEM;
@@ -214,7 +217,7 @@ static int app(void *arg)
     if (rc == 0)
         rc = wh_signal_notify(signals, SIGTERM);
     if (rc == 0)
-        rc = serve(arg, signals);
+        rc = serve(server, signals);
     wh_signal_stop(signals);
     wh_chan_unref(signals);
     return rc;
@@ -227,12 +230,12 @@ int main(int argc, char **argv)
     if (status >= 0)
         return status;
     set_limits(&server.config);
-    server.shared = server.config.workers > 1;
+    /* What one worker shares is not locked: nothing is to move to one that helps out. */
+    setenv("WHORL_MIGRATE", "0", 1);
     server.started_ns = wh_now();
     text_hash_seed();
-    store_init(&server.store, server.shared, server.config.memory_max);
+    store_init(&server.store, server.config.memory_max);
     pthread_mutex_init(&server.pubsub.lock.mutex, NULL);
-    server.pubsub.lock.shared = server.shared;
     int rc = commands_init(&server);
     if (rc == 0)
         rc = wh_run(app, &server, &(wh_options){.workers = server.config.workers});

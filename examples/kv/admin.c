@@ -288,7 +288,7 @@ static void info_server(struct info *info)
     INFO(info, "redis_mode:%s", "standalone");
     INFO(info, "process_id:%ld", (long)getpid());
     INFO(info, "tcp_port:%d", server->port);
-    INFO(info, "io_threads_active:%u", server->config.workers);
+    INFO(info, "io_threads_active:%u", wh_workers());
     INFO(info, "uptime_in_seconds:%lld\r\n", (long long)up_s);
 }
 

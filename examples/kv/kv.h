@@ -57,7 +57,7 @@ struct text {
     size_t len;
 };
 
-/* A lock that a run with one worker does not take. */
+/* A lock that a run with one worker does not take. `shared` is set before anything else runs. */
 struct lock {
     pthread_mutex_t mutex;
     bool shared;
@@ -175,7 +175,7 @@ struct store {
 enum { SET_ALWAYS, SET_IF_NEW, SET_IF_THERE };
 #define KEEP_TTL INT64_C(-1)
 
-void store_init(struct store *store, bool shared, uint64_t bytes_max);
+void store_init(struct store *store, uint64_t bytes_max);
 /* Gives everything back, when the run has ended. */
 void store_finish(struct store *store);
 

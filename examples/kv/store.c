@@ -86,10 +86,9 @@ static void expire_at(struct store *store, struct entry *entry, int64_t expires_
 
 /* ---- The tables ---- */
 
-void store_init(struct store *store, bool shared, uint64_t bytes_max)
+void store_init(struct store *store, uint64_t bytes_max)
 {
     pthread_mutex_init(&store->lock.mutex, NULL);
-    store->lock.shared = shared;
     store->bytes_max = bytes_max;
 }
 

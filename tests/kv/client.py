@@ -126,7 +126,7 @@ class Client:
 class Server:
     """Runs the server on a free port, and stops it: it has to end well."""
 
-    def __init__(self, path, options=(), descriptors=0):
+    def __init__(self, path, options=(), descriptors=0, environment=None):
         def limit():
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             if descriptors:
@@ -134,6 +134,7 @@ class Server:
 
         env = dict(os.environ, WHORL_HOG_NS='-1')  # the machine may be busy
         env.pop('WHORL_WORKERS', None)
+        env.update(environment or {})
         self.process = subprocess.Popen([path, '--port', '0', *map(str, options)],
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         env=env, preexec_fn=limit)
