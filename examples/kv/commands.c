@@ -31,14 +31,6 @@ static bool key_fits(struct client *client, uint32_t i)
     return false;
 }
 
-static struct blob *blob_of(struct text text)
-{
-    struct blob *blob = blob_create(text.len);
-    if (blob)
-        memcpy(blob->bytes, text.bytes, text.len);
-    return blob;
-}
-
 /* The time that is so many units from now. False: there is none. */
 static bool time_from_now(int64_t count, int64_t unit_ns, int64_t *ret_ns)
 {
@@ -169,36 +161,65 @@ static void cmd_psetex(struct client *client)
     set_for(client, "psetex", WH_MILLISECOND);
 }
 
-/* The values of MSET are made before the lock is taken. False: no memory. */
-static bool make_values(struct client *client, struct blob **values, uint32_t pairs)
+/* A key and its value among the arguments of MSET, and what was there before. */
+struct pair {
+    struct blob *value, *old; /* or NULL */
+    int64_t expires_ns;
+};
+
+/* The values are made before the lock is taken. False: no memory. */
+static bool make_values(struct client *client, struct pair *pairs, uint32_t count)
 {
-    for (uint32_t i = 0; i < pairs; i++)
-        if (!(values[i] = blob_of(arg(client, 2 + 2 * i))))
+    for (uint32_t i = 0; i < count; i++)
+        if (!(pairs[i].value = blob_of(arg(client, 2 + 2 * i))))
             return false;
     return true;
 }
 
-static void cmd_mset(struct client *client)
+/* Sets all of them, or, when one cannot be set, none: takes back what was done before it, which
+ * needs no more room than there was. Returns 0 or -ENOMEM. */
+static int set_pairs(struct client *client, struct pair *pairs, uint32_t count)
 {
     struct store *store = store_of(client);
-    uint32_t pairs = args_count(client) / 2;
+    HOLD(&store->lock);
+    int rc = 0;
+    uint32_t done = 0;
+    for (; done < count; done++) {
+        struct pair *pair = &pairs[done];
+        struct text key = arg(client, 1 + 2 * done);
+        pair->expires_ns = store_expiry(store, key);
+        rc = store_set(store, key, pair->value, WH_NEVER, SET_ALWAYS, &pair->old);
+        if (rc < 0)
+            break;
+    }
+    while (rc < 0 && done-- > 0) {
+        struct pair *pair = &pairs[done];
+        struct text key = arg(client, 1 + 2 * done);
+        if (pair->old)
+            (void)store_set(store, key, pair->old, pair->expires_ns, SET_ALWAYS, NULL);
+        else
+            (void)store_delete(store, key, NULL);
+    }
+    return rc;
+}
+
+static void cmd_mset(struct client *client)
+{
+    uint32_t count = args_count(client) / 2;
     if (args_count(client) % 2 == 0) {
         reply_arity(client, "mset");
         return;
     }
-    for (uint32_t i = 0; i < pairs; i++)
+    for (uint32_t i = 0; i < count; i++)
         if (!key_fits(client, 1 + 2 * i))
             return;
-    struct blob **values = calloc(pairs, sizeof *values);
-    int rc = values && make_values(client, values, pairs) ? 0 : -ENOMEM;
-    if (rc == 0) {
-        HOLD(&store->lock);
-        for (uint32_t i = 0; i < pairs && rc == 0; i++)
-            rc = store_set(store, arg(client, 1 + 2 * i), values[i], WH_NEVER, SET_ALWAYS, NULL);
+    struct pair *pairs = calloc(count, sizeof *pairs);
+    int rc = pairs && make_values(client, pairs, count) ? set_pairs(client, pairs, count) : -ENOMEM;
+    for (uint32_t i = 0; pairs && i < count; i++) {
+        blob_unref(pairs[i].value, client->server->shared);
+        blob_unref(pairs[i].old, client->server->shared);
     }
-    for (uint32_t i = 0; values && i < pairs; i++)
-        blob_unref(values[i], client->server->shared);
-    free(values);
+    free(pairs);
     if (rc < 0)
         reply_no_memory(client);
     else

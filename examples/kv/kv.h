@@ -89,6 +89,8 @@ struct blob {
 
 /* With room for len bytes, for one holder; NULL without memory. */
 struct blob *blob_create(size_t len);
+/* With these bytes. */
+struct blob *blob_of(struct text text);
 struct blob *blob_ref(struct blob *blob, bool shared);
 /* NULL does nothing. */
 void blob_unref(struct blob *blob, bool shared);

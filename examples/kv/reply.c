@@ -29,6 +29,14 @@ struct blob *blob_create(size_t len)
     return blob;
 }
 
+struct blob *blob_of(struct text text)
+{
+    struct blob *blob = blob_create(text.len);
+    if (blob)
+        memcpy(blob->bytes, text.bytes, text.len);
+    return blob;
+}
+
 struct blob *blob_ref(struct blob *blob, bool shared)
 {
     if (shared)

@@ -221,9 +221,14 @@ bool store_has(struct store *store, struct text key)
     return find_key(store, key) != NULL;
 }
 
-static bool is_full(const struct store *store, struct text key, size_t len)
+/* Whether there is no room for a value of so many bytes, which replaces that of the entry, if there
+ * is one. */
+static bool is_full(const struct store *store, const struct entry *entry, struct text key,
+                    size_t len)
 {
-    return store->bytes_max && store->bytes + ENTRY_BYTES + key.len + len > store->bytes_max;
+    uint64_t others =
+        entry ? store->bytes - entry->value->len : store->bytes + ENTRY_BYTES + key.len;
+    return store->bytes_max && others + len > store->bytes_max;
 }
 
 int store_set(struct store *store, struct text key, struct blob *value, int64_t expires_ns,
@@ -234,7 +239,7 @@ int store_set(struct store *store, struct text key, struct blob *value, int64_t 
     int rc = 0;
     if (entry ? condition == SET_IF_NEW : condition == SET_IF_THERE) {
         rc = entry ? -EEXIST : -ENOENT;
-    } else if (is_full(store, key, value->len) ||
+    } else if (is_full(store, entry, key, value->len) ||
                (expires_ns != KEEP_TTL && expires_ns != WH_NEVER && !heap_room(store))) {
         rc = -ENOMEM;
     } else if (entry) {
@@ -272,7 +277,7 @@ int store_add(struct store *store, struct text key, int64_t by, int64_t *ret_sum
     if (__builtin_add_overflow(sum, by, &sum))
         return -ERANGE;
     size_t len = number_put(text, sum);
-    struct blob *value = is_full(store, key, len) ? NULL : blob_create(len);
+    struct blob *value = is_full(store, entry, key, len) ? NULL : blob_create(len);
     if (!value)
         return -ENOMEM;
     memcpy(value->bytes, text, len);

@@ -274,6 +274,37 @@ class Limits(unittest.TestCase):
             client.ask('DEL', '0', '1')
             self.assertEqual(client.ask('SET', 'again', 'x' * 1000), 'OK')
 
+    def test_all_of_mset_or_nothing(self):
+        with serve('--maxmemory', 100000) as server, server.client() as client:
+            client.ask('SET', 'b', 'old', 'EX', 100)
+            client.ask('SET', 'e', 'kept')
+            before = Server.figure(client, 'used_memory_dataset')
+            answer = client.ask('MSET', 'a', 1, 'b', 2, 'e', 3, 'a', 4, 'c', 'x' * 100000, 'd', 5)
+            self.assertTrue(answer.startswith('OOM '))
+            self.assertEqual(client.ask('MGET', *'abcde'), [None, b'old', None, None, b'kept'])
+            self.assertTrue(90 < client.ask('TTL', 'b') <= 100)
+            self.assertEqual(client.ask('TTL', 'e'), -1)
+            self.assertEqual(Server.figure(client, 'used_memory_dataset'), before)
+            self.assertEqual(client.ask('MSET', 'a', 1, 'b', 2, 'a', 3), 'OK')
+            self.assertEqual(client.ask('MGET', 'a', 'b'), [b'3', b'2'])
+            self.assertEqual(client.ask('TTL', 'b'), -1)
+
+    def test_what_is_replaced_makes_room(self):
+        limit = 100000
+        with serve('--maxmemory', limit) as server, server.client() as client:
+            def used():
+                return Server.figure(client, 'used_memory_dataset')
+            client.ask('SET', 'n', 8)
+            self.assertEqual(client.ask('SET', 'f', 'x' * (limit - 2 * used() + 1)), 'OK')
+            self.assertEqual(used(), limit)
+            self.assertEqual(client.ask('INCR', 'n'), 9)
+            self.assertTrue(client.ask('INCR', 'n').startswith('OOM '))
+            self.assertEqual(client.ask('SET', 'n', 5), 'OK')
+            self.assertTrue(client.ask('SET', 'n', 55).startswith('OOM '))
+            self.assertEqual(client.ask('MSET', 'f', 'x', 'n', 10), 'OK')
+            self.assertEqual(client.ask('SET', 'f', 'x' * 90000), 'OK')
+            self.assertEqual(client.ask('SET', 'f', 'x' * 80000), 'OK')
+
     def test_requests(self):
         with serve('--request-limit', 10000) as server:
             for request, error in (
