@@ -134,6 +134,17 @@ static void answer_all(struct client *client, struct input *in)
 
 /* ---- The connection ---- */
 
+/* Whether there is room for one more, which then counts. */
+static bool enter(struct server *server)
+{
+    uint64_t clients = __atomic_load_n(&server->clients, __ATOMIC_RELAXED);
+    while (clients < server->config.clients_max)
+        if (__atomic_compare_exchange_n(&server->clients, &clients, clients + 1, true,
+                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+            return true;
+    return false;
+}
+
 void client_serve(const wh_client *handed)
 {
     struct server *server = handed->arg;
@@ -145,20 +156,19 @@ void client_serve(const wh_client *handed)
         .id = __atomic_add_fetch(&server->next_id, 1, __ATOMIC_RELAXED),
     };
     struct input in = {.idle = handed->idle};
-    uint64_t clients = __atomic_add_fetch(&server->clients, 1, __ATOMIC_RELAXED);
-    request_init(&client.request);
-    if (clients > server->config.clients_max) {
+    if (enter(server)) {
+        __atomic_fetch_add(&server->clients_seen, 1, __ATOMIC_RELAXED);
+        request_init(&client.request);
+        answer_all(&client, &in);
+        pubsub_leave(&client);
+        feed_finish(&client);
+        request_reset(&client.request);
+        free(client.name);
+        __atomic_fetch_sub(&server->clients, 1, __ATOMIC_RELAXED);
+    } else {
         __atomic_fetch_add(&server->clients_refused, 1, __ATOMIC_RELAXED);
         reply_error(&client, "ERR max number of clients reached");
-    } else {
-        __atomic_fetch_add(&server->clients_seen, 1, __ATOMIC_RELAXED);
-        answer_all(&client, &in);
     }
-    pubsub_leave(&client);
-    feed_finish(&client);
-    request_reset(&client.request);
-    free(client.name);
-    __atomic_fetch_sub(&server->clients, 1, __ATOMIC_RELAXED);
     /* Who does not take the last answer is not waited for. */
     wh_conn_set_timeouts(client.conn, WH_NEVER, LAST_WRITE_NS);
 }
