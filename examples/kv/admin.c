@@ -20,15 +20,22 @@ static void reply_no_such(struct client *client, const char *command)
                 (int)(word.len < TEXT_BYTES_MAX ? word.len : TEXT_BYTES_MAX), word.bytes, command);
 }
 
+static struct blob *pong(struct text text)
+{
+    struct blob *blob = blob_create(32 + bulk_size(text));
+    if (blob) {
+        char *end = bulk_put(mempcpy(blob->bytes, "*2\r\n$4\r\npong\r\n", 14), text);
+        blob->len = (uint32_t)(end - blob->bytes);
+    }
+    return blob;
+}
+
 void cmd_ping(struct client *client)
 {
-    bool subscribed = client_subscriptions(client);
     if (args_count(client) > 2) {
         reply_arity(client, "ping");
-    } else if (subscribed) {
-        reply_array(client, 2);
-        reply_word(client, "pong");
-        reply_bulk(client, args_count(client) == 2 ? arg(client, 1) : (struct text){"", 0});
+    } else if (client->feed.on) {
+        reply_whole(client, pong(args_count(client) == 2 ? arg(client, 1) : (struct text){"", 0}));
     } else if (args_count(client) == 2) {
         reply_bulk(client, arg(client, 1));
     } else {

@@ -61,7 +61,7 @@ static void run_command(struct client *client)
         reply_unknown(client);
     else if (command->arity > 0 ? count != command->arity : count < -command->arity)
         reply_arity(client, command->name);
-    else if (!command->while_subscribed && client->feed.on && client_subscriptions(client))
+    else if (!command->while_subscribed && client->feed.on)
         reply_error(client,
                     "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT "
                     "/ RESET are allowed in this context",

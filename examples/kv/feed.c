@@ -5,15 +5,23 @@
  *                            +--> first -> item -> item -> ... --> sender --> the stream
  *      the client's answers -'
  *
- * A message is one blob however many get it. Who publishes never waits: a subscriber that does not
- * take what it is sent, until more waits for it than --client-output-limit, is cut off. The client
- * itself is not read on while more than FEED_LOW_BYTES of its answers wait.
+ * There is one while the client has subscriptions, and it is all that writes to the stream. A
+ * message is one blob however many get it, and so is an answer: nothing comes between its parts.
+ * Who publishes never waits: a subscriber that does not take what it is sent, until more waits for
+ * it than --client-output-limit, is cut off. The client itself waits, before each of its answers,
+ * until no more than FEED_LOW_BYTES are left.
  */
 #include "kv.h"
 
 #include <stdlib.h>
 
 enum { FEED_LOW_BYTES = 65536 };
+
+/* What it takes to hold a message. It is counted for each client, and may be shared. */
+static size_t bytes_of(const struct blob *blob)
+{
+    return sizeof(struct feed_item) + sizeof *blob + blob->len;
+}
 
 #define LAST_WORDS_NS (5 * WH_SECOND)
 
@@ -22,7 +30,8 @@ bool feed_push(struct client *client, struct blob *blob, size_t most)
     struct feed *feed = &client->feed;
     if (feed->closed || feed->cut)
         return false;
-    struct feed_item *item = most && feed->bytes + blob->len > most ? NULL : malloc(sizeof *item);
+    struct feed_item *item =
+        most && feed->bytes + bytes_of(blob) > most ? NULL : malloc(sizeof *item);
     if (!item) {
         feed->cut = true;
         __atomic_fetch_add(&client->server->clients_cut, 1, __ATOMIC_RELAXED);
@@ -32,7 +41,7 @@ bool feed_push(struct client *client, struct blob *blob, size_t most)
     *item = (struct feed_item){.blob = blob_ref(blob, client->server->shared)};
     *feed->last = item;
     feed->last = &item->next;
-    feed->bytes += blob->len;
+    feed->bytes += bytes_of(blob);
     wh_event_set(&feed->filled);
     return true;
 }
@@ -60,7 +69,7 @@ static void drop(struct client *client, struct feed_item *item)
     struct feed *feed = &client->feed;
     {
         HOLD(&client->server->pubsub.lock);
-        feed->bytes -= item->blob->len;
+        feed->bytes -= bytes_of(item->blob);
         if (feed->bytes <= FEED_LOW_BYTES)
             wh_event_set(&feed->drained);
     }
@@ -116,31 +125,48 @@ int feed_drain(struct client *client)
     }
 }
 
-void feed_finish(struct client *client)
+void feed_answer(struct client *client, struct blob *blob)
+{
+    if (feed_drain(client) < 0)
+        return; /* so the client has ended */
+    HOLD(&client->server->pubsub.lock);
+    feed_push(client, blob, 0);
+}
+
+int feed_stop(struct client *client)
 {
     struct feed *feed = &client->feed;
-    if (!feed->on)
-        return;
     {
         HOLD(&client->server->pubsub.lock);
         feed->closed = true;
         wh_event_set(&feed->filled);
     }
-    int rc = -ETIMEDOUT;
-    WH_WITH_TIMEOUT(LAST_WORDS_NS)
-    {
-        rc = wh_join(feed->sender, NULL);
-    }
-    if (rc < 0) {
-        wh_ctx_cancel(client->ctx, -ETIMEDOUT);
-        WH_SHIELD
-        {
-            wh_join(feed->sender, NULL);
-        }
-    }
-    while (feed->first) {
+    int rc = wh_join(feed->sender, NULL);
+    if (rc < 0)
+        return rc;
+    while (feed->first) { /* the stream has ended */
         struct feed_item *item = feed->first;
         feed->first = item->next;
         drop(client, item);
+    }
+    feed->on = feed->closed = false;
+    return 0;
+}
+
+void feed_finish(struct client *client)
+{
+    int rc = -ETIMEDOUT;
+    if (!client->feed.on)
+        return;
+    WH_WITH_TIMEOUT(LAST_WORDS_NS)
+    {
+        rc = feed_stop(client);
+    }
+    if (rc == 0)
+        return;
+    wh_ctx_cancel(client->ctx, -ETIMEDOUT);
+    WH_SHIELD
+    {
+        (void)feed_stop(client);
     }
 }

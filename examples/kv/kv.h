@@ -12,13 +12,14 @@
  *      kv/request.c     requests as the protocol writes them
  *      kv/store.c       the keys, and their end at their time
  *
- * One coroutine a connection, and one more once it has subscribed. With one worker nothing that is
- * shared is locked: between two calls that may park nothing else runs. With several there are two
- * locks, the store's and the channels', each held for a few hundred nanoseconds of a request that
- * costs microseconds of the kernel's time, and never while a call may park: so a thread's mutex
- * does, and no worker waits longer for it than another one computes. Rejected: a lock for each part
- * of the keys. What MSET and MGET do with several of them is to be seen as one step, for which they
- * would lock all of those in order, and one lock is not what limits a few workers.
+ * One coroutine a connection, and one more while it has subscriptions. With one worker nothing that
+ * is shared is locked: between two calls that may park nothing else runs. With several there are
+ * two locks, the store's and the channels', each held for a few hundred nanoseconds of a request
+ * that costs microseconds of the kernel's time (longer for very many keys at once, and while
+ * patterns are compared), and never while a call may park: so a thread's mutex does, and no worker
+ * waits longer for it than another one computes. Rejected: a lock for each part of the keys. What
+ * MSET and MGET do with several of them is to be seen as one step, for which they would lock all of
+ * those in order, and one lock is not what limits a few workers.
  */
 #ifndef EXAMPLES_KV_H
 #define EXAMPLES_KV_H
@@ -41,8 +42,9 @@
 
 enum {
     WORKERS_MAX = 60,
-    SHARDS = 64,           /* tables of the store, a power of two */
-    KEY_BYTES_MAX = 65536, /* of a key, and of the name of a channel */
+    SHARDS = 64, /* tables of the store, a power of two */
+    KEY_BYTES_MAX = 65536,
+    CHANNEL_BYTES_MAX = 256, /* of its name, and of a pattern */
     LINE_BYTES_MAX = 65536,
     ARGS_SMALL = 8,
     ARGS_MAX = 1 << 20,
@@ -218,7 +220,7 @@ void store_clear(struct store *store);
 /* A coroutine: deletes keys when their time has come, until the run ends. */
 void store_expire_all(struct store *store);
 
-/* ---- feed.c: what is pushed to a client, under pubsub->lock unless it says otherwise ---- */
+/* ---- feed.c: what is pushed to a client while it has subscriptions ---- */
 
 struct feed_item {
     struct feed_item *next;
@@ -226,26 +228,30 @@ struct feed_item {
 };
 
 struct feed {
-    bool on;     /* all output goes through it; owner only */
+    bool on;     /* all output goes through it; owner only, the rest under pubsub->lock */
     bool closed; /* nothing more will be pushed */
     bool cut;    /* the client was too slow, or there was no memory */
     struct feed_item *first, **last;
-    size_t bytes; /* that have not gone yet */
+    size_t bytes; /* of memory, for what has not gone yet */
     wh_event filled, drained;
     wh_coro *sender;
 };
 
 struct client;
 
-/* From now on the client's output goes through its feed. Returns 0 or -errno. May park, without the
- * lock. */
+/* From now on the client's output goes through its feed. Returns 0 or -errno. May park. */
 int feed_start(struct client *client);
-/* Holds the blob for the client. `most`: cuts the client off if more than so many bytes wait; 0:
- * does not. Returns whether it will be sent. */
+/* Under pubsub->lock. Holds the blob for the client. `most`: cuts the client off if more than so
+ * many bytes wait; 0: does not. Returns whether it will be sent. */
 bool feed_push(struct client *client, struct blob *blob, size_t most);
 /* Waits until little is left. Takes the lock. Parks. Returns 0 or -errno. */
 int feed_drain(struct client *client);
-/* Sends what is left, for a while, and ends the feed. Takes the lock. Parks. */
+/* Pushes what the client itself is answered, once little else is left. Takes the lock. Parks. */
+void feed_answer(struct client *client, struct blob *blob);
+/* Sends what is left, and ends the feed: output goes to the stream again. The client must have no
+ * subscription. Takes the lock. Parks. Returns 0; or -errno: it ends by feed_finish(). */
+int feed_stop(struct client *client);
+/* The same, for a while, at the end of the client. */
 void feed_finish(struct client *client);
 
 /* ---- pubsub.c ---- */
@@ -253,7 +259,7 @@ void feed_finish(struct client *client);
 struct topic;
 
 struct subscription {
-    UT_hash_handle hh; /* in the client's table, by topic */
+    UT_hash_handle hh; /* in the client's table, by the topic's name; owner only */
     struct topic *topic;
     struct client *client;
     struct subscription *prev, *next; /* of the topic */
@@ -316,6 +322,7 @@ struct client {
     char *name; /* CLIENT SETNAME, or NULL */
     struct feed feed;
     struct subscription *subscriptions[TOPIC_KINDS];
+    size_t subscriptions_bytes; /* of memory */
 };
 
 /* Serves a connection (wh_serve_handler). */
@@ -340,7 +347,11 @@ static inline uint32_t args_count(const struct client *client)
 /* ---- reply.c: all may park; what cannot be sent is noted in the stream, and seen at a flush ----
  */
 
+/* While the client has subscriptions an answer is one call of reply_bytes(), reply_whole(),
+ * reply_ok() or reply_error(): messages come between two. */
 void reply_bytes(struct client *client, const char *bytes, size_t len);
+/* The blob, which is unreferenced; NULL: there is no memory, and the client ends. */
+void reply_whole(struct client *client, struct blob *blob);
 #define reply_ok(client) reply_bytes(client, "+OK\r\n", 5)
 /* A text and its end: "ERR no such thing". Line breaks in it become blanks. */
 void reply_error(struct client *client, const char *format, ...)

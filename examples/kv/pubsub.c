@@ -5,7 +5,12 @@
  *                                                          |
  *      client->subscriptions: by topic --------------------'
  *
- * All of it is under pubsub->lock. A client is on its coroutine's stack and leaves before it ends.
+ * Topics and their lists are under pubsub->lock; of a client's table only its owner knows. A client
+ * is on its coroutine's stack and leaves before it ends.
+ *
+ * All patterns are compared with the name of a channel. That takes as many steps as the product of
+ * their lengths, which are short, and others run now and then: a topic that is pinned stays where
+ * it is meanwhile, and the look goes on from there.
  */
 #include "kv.h"
 
@@ -13,11 +18,17 @@
 
 #include <utlist.h>
 
-enum { SUBSCRIPTIONS_MAX = 65536 /* of a client and kind */ };
+enum {
+    SUBSCRIPTIONS_BYTES_MAX = 1 << 20, /* of a client */
+    WORK_MAX = 1 << 16, /* bytes compared with bytes, or copied, before others may run */
+};
+
+#define NAME_TOO_LONG "ERR the name is longer than %d bytes"
 
 struct topic {
     UT_hash_handle hh;
     struct subscription *subscribers;
+    unsigned pins; /* by who is about to look on from here */
     size_t len;
     char name[];
 };
@@ -44,6 +55,7 @@ static struct topic *topic_add(struct topic **table, struct text name)
     if (!topic)
         return NULL;
     topic->subscribers = NULL;
+    topic->pins = 0;
     topic->len = name.len;
     memcpy(topic->name, name.bytes, name.len);
     HASH_ADD_KEYPTR_BYHASHVALUE(hh, *table, topic->name, name.len, hash, topic);
@@ -55,42 +67,53 @@ static struct topic *topic_add(struct topic **table, struct text name)
 
 static void topic_end_if_empty(struct topic **table, struct topic *topic)
 {
-    if (topic->subscribers)
+    if (topic->subscribers || topic->pins)
         return;
     HASH_DEL(*table, topic);
     free(topic);
 }
 
+/* Lets go of it. It ends when nobody else wants it. */
+static void topic_unpin(struct topic **table, struct topic *topic)
+{
+    topic->pins--;
+    topic_end_if_empty(table, topic);
+}
+
 /* ---- Subscribing ---- */
 
-static struct subscription *subscription_find(struct client *client, int kind, struct topic *topic)
+/* The owner's: takes no lock. */
+static struct subscription *subscription_find(struct client *client, int kind, struct text name)
 {
-    struct subscription *found = NULL;
-    if (topic)
-        HASH_FIND_PTR(client->subscriptions[kind], &topic, found);
+    struct subscription *found;
+    unsigned hash = (unsigned)text_hash(name);
+    HASH_FIND_BYHASHVALUE(hh, client->subscriptions[kind], name.bytes, name.len, hash, found);
     return found;
 }
 
-/* Returns 0; -ENOMEM; -EDQUOT: it has too many. */
-static int subscribe(struct client *client, int kind, struct text name)
+static size_t subscription_bytes(size_t name_len)
 {
-    HOLD(&client->server->pubsub.lock);
+    return sizeof(struct subscription) + sizeof(struct topic) + name_len;
+}
+
+/* A subscription that there is not. Returns 0 or -ENOMEM. */
+static int subscription_add(struct client *client, int kind, struct text name)
+{
     struct topic **table = table_of(client, kind);
     struct topic *topic = topic_find(*table, name);
     bool uthash_failed = false;
-    if (subscription_find(client, kind, topic))
-        return 0;
-    if (HASH_COUNT(client->subscriptions[kind]) >= SUBSCRIPTIONS_MAX)
-        return -EDQUOT;
     if (!topic)
         topic = topic_add(table, name);
     struct subscription *s = topic ? malloc(sizeof *s) : NULL;
     if (s) {
+        unsigned hash = (unsigned)text_hash(name);
         s->topic = topic;
         s->client = client;
-        HASH_ADD_PTR(client->subscriptions[kind], topic, s);
+        HASH_ADD_KEYPTR_BYHASHVALUE(hh, client->subscriptions[kind], topic->name, topic->len, hash,
+                                    s);
         if (!uthash_failed) {
             DL_APPEND(topic->subscribers, s);
+            client->subscriptions_bytes += subscription_bytes(topic->len);
             return 0;
         }
         free(s);
@@ -100,96 +123,117 @@ static int subscribe(struct client *client, int kind, struct text name)
     return -ENOMEM;
 }
 
-static void unsubscribe(struct client *client, int kind, struct subscription *s)
+static void subscription_end(struct client *client, int kind, struct subscription *s)
 {
     struct topic *topic = s->topic;
+    HOLD(&client->server->pubsub.lock);
+    client->subscriptions_bytes -= subscription_bytes(topic->len);
     HASH_DEL(client->subscriptions[kind], s);
     DL_DELETE(topic->subscribers, s);
     free(s);
     topic_end_if_empty(table_of(client, kind), topic);
 }
 
-static void reply_state(struct client *client, const char *what, struct text name)
+/* The answer for a name: what was done, the name, or nothing, and how many subscriptions there are
+ * now. NULL without memory. */
+static struct blob *state(const char *what, struct text name, size_t count)
 {
-    reply_bytes(client, "*3\r\n", 4);
-    reply_word(client, what);
-    if (name.bytes)
-        reply_bulk(client, name);
-    else
-        reply_null(client);
-    reply_number(client, (int64_t)client_subscriptions(client));
+    struct text word = {what, strlen(what)};
+    struct blob *blob = blob_create(bulk_size(word) + bulk_size(name) + 2 * NUMBER_BYTES);
+    if (!blob)
+        return NULL;
+    char *at = bulk_put(mempcpy(blob->bytes, "*3\r\n", 4), word);
+    at = name.bytes ? bulk_put(at, name) : mempcpy(at, "$-1\r\n", 5);
+    *at++ = ':';
+    at += number_put(at, (int64_t)count);
+    at = mempcpy(at, "\r\n", 2);
+    blob->len = (uint32_t)(at - blob->bytes);
+    return blob;
+}
+
+/* One name, and the answer to it, which no message of that name comes before. Returns 0; -ENOMEM;
+ * -EDQUOT: the client has too many; -ENAMETOOLONG; or -errno: it ends. */
+static int subscribe(struct client *client, int kind, const char *what, struct text name)
+{
+    if (name.len > CHANNEL_BYTES_MAX)
+        return -ENAMETOOLONG;
+    bool is_new = !subscription_find(client, kind, name);
+    if (is_new &&
+        client->subscriptions_bytes + subscription_bytes(name.len) > SUBSCRIPTIONS_BYTES_MAX)
+        return -EDQUOT;
+    int rc = feed_drain(client);
+    if (rc < 0)
+        return rc;
+    struct blob *answer = state(what, name, client_subscriptions(client) + is_new);
+    if (!answer)
+        return -ENOMEM;
+    {
+        HOLD(&client->server->pubsub.lock);
+        if (is_new)
+            rc = subscription_add(client, kind, name);
+        if (rc == 0)
+            feed_push(client, answer, 0);
+    }
+    blob_unref(answer, client->server->shared);
+    return rc;
+}
+
+/* The feed ends with the last subscription. */
+static void stop_if_none(struct client *client)
+{
+    if (client->feed.on && !client_subscriptions(client))
+        (void)feed_stop(client); /* if it cannot, the client has ended */
 }
 
 static void subscribe_all(struct client *client, int kind, const char *what)
 {
-    if (!client->feed.on && feed_start(client) < 0) {
+    int rc = client->feed.on ? 0 : feed_start(client);
+    if (rc < 0) {
         reply_error(client, "OOM no memory for a subscription");
         return;
     }
     for (uint32_t i = 1; i < args_count(client); i++) {
-        struct text name = arg(client, i);
-        int rc = name.len > KEY_BYTES_MAX ? -ENAMETOOLONG : subscribe(client, kind, name);
+        rc = subscribe(client, kind, what, arg(client, i));
         if (rc == -ENAMETOOLONG)
-            reply_error(client, "ERR the name is longer than %d bytes", KEY_BYTES_MAX);
+            reply_error(client, NAME_TOO_LONG, CHANNEL_BYTES_MAX);
         else if (rc == -EDQUOT)
-            reply_error(client, "ERR more than %d subscriptions", SUBSCRIPTIONS_MAX);
+            reply_error(client, "ERR more subscriptions than fit into %d bytes",
+                        SUBSCRIPTIONS_BYTES_MAX);
         else if (rc < 0)
             reply_error(client, "OOM no memory for a subscription");
-        else
-            reply_state(client, what, name);
     }
+    stop_if_none(client);
 }
 
-/* One name. */
-static void unsubscribe_name(struct client *client, int kind, struct text name)
+/* One name; its subscription may be NULL: there is none. */
+static void unsubscribe(struct client *client, int kind, const char *what, struct text name,
+                        struct subscription *s)
 {
-    HOLD(&client->server->pubsub.lock);
-    struct topic *topic = topic_find(*table_of(client, kind), name);
-    struct subscription *s = subscription_find(client, kind, topic);
+    struct blob *answer = state(what, name, client_subscriptions(client) - (s != NULL));
     if (s)
-        unsubscribe(client, kind, s);
-}
-
-/* Any one. *ret_name is a copy, the caller's. False: there is none, or no memory for its name. */
-static bool unsubscribe_any(struct client *client, int kind, struct blob **ret_name)
-{
-    HOLD(&client->server->pubsub.lock);
-    struct subscription *s = client->subscriptions[kind];
-    struct blob *name = s ? blob_create(s->topic->len) : NULL;
-    if (!name)
-        return false;
-    memcpy(name->bytes, s->topic->name, name->len);
-    unsubscribe(client, kind, s);
-    *ret_name = name;
-    return true;
+        subscription_end(client, kind, s);
+    reply_whole(client, answer);
 }
 
 static void unsubscribe_all(struct client *client, int kind, const char *what)
 {
     uint32_t count = args_count(client);
-    struct blob *name;
-    for (uint32_t i = 1; i < count; i++) {
-        unsubscribe_name(client, kind, arg(client, i));
-        reply_state(client, what, arg(client, i));
-    }
-    if (count > 1)
-        return;
-    if (!client->subscriptions[kind])
-        reply_state(client, what, (struct text){NULL, 0});
-    while (unsubscribe_any(client, kind, &name)) {
-        reply_state(client, what, (struct text){name->bytes, name->len});
-        blob_unref(name, client->server->shared);
-    }
+    struct subscription *s = client->subscriptions[kind];
+    for (uint32_t i = 1; i < count; i++)
+        unsubscribe(client, kind, what, arg(client, i),
+                    subscription_find(client, kind, arg(client, i)));
+    if (count == 1 && !s)
+        unsubscribe(client, kind, what, (struct text){NULL, 0}, NULL);
+    for (; count == 1 && s; s = client->subscriptions[kind])
+        unsubscribe(client, kind, what, (struct text){s->topic->name, s->topic->len}, s);
+    stop_if_none(client);
 }
 
 void pubsub_leave(struct client *client)
 {
-    if (!client->feed.on)
-        return;
-    HOLD(&client->server->pubsub.lock);
     for (int kind = 0; kind < TOPIC_KINDS; kind++)
         while (client->subscriptions[kind])
-            unsubscribe(client, kind, client->subscriptions[kind]);
+            subscription_end(client, kind, client->subscriptions[kind]);
 }
 
 void cmd_subscribe(struct client *client)
@@ -249,7 +293,7 @@ static bool char_matches(const char **at, const char *end, char c)
     }
 }
 
-/* Only the last '*' is ever tried again, so the time is at most the product of both lengths. */
+/* Only the last '*' is ever tried again, so it takes at most the product of both lengths. */
 static bool matches(struct text pattern, struct text text)
 {
     const char *p = pattern.bytes, *p_end = p + pattern.len;
@@ -293,41 +337,100 @@ static struct blob *message(const struct topic *pattern, struct text channel, st
     return blob;
 }
 
-/* Gives the message to all subscribers. Returns to how many, or -ENOMEM. */
-static int64_t push_all(struct client *client, const struct topic *topic, struct blob *blob)
+/* Gives the message to all subscribers of a topic that is pinned. Returns to how many, or -ENOMEM.
+ */
+static int64_t deliver(struct client *client, const struct topic *topic, struct blob *blob)
 {
     const struct subscription *s;
     int64_t count = 0;
     if (!blob)
         return -ENOMEM;
-    DL_FOREACH(topic->subscribers, s)
     {
-        count += feed_push(s->client, blob, client->server->config.output_max);
+        HOLD(&client->server->pubsub.lock);
+        DL_FOREACH(topic->subscribers, s)
+        {
+            count += feed_push(s->client, blob, client->server->config.output_max);
+        }
     }
     blob_unref(blob, client->server->shared);
     return count;
 }
 
-static int64_t publish(struct client *client, struct text channel, struct text payload)
+static int64_t publish_to_channel(struct client *client, struct text channel, struct text payload)
 {
     struct pubsub *pubsub = &client->server->pubsub;
-    HOLD(&pubsub->lock);
-    const struct topic *topic = topic_find(pubsub->channels, channel);
-    int64_t count = topic ? push_all(client, topic, message(NULL, channel, payload)) : 0;
-    for (topic = pubsub->patterns; topic && count >= 0; topic = topic->hh.next) {
-        if (!matches((struct text){topic->name, topic->len}, channel))
-            continue;
-        int64_t more = push_all(client, topic, message(topic, channel, payload));
-        count = more < 0 ? more : count + more;
+    struct topic *topic;
+    {
+        HOLD(&pubsub->lock);
+        topic = topic_find(pubsub->channels, channel);
+        if (topic)
+            topic->pins++;
     }
+    if (!topic)
+        return 0;
+    int64_t count = deliver(client, topic, message(NULL, channel, payload));
+    HOLD(&pubsub->lock);
+    topic_unpin(&pubsub->channels, topic);
     return count;
+}
+
+/* Looks among the patterns behind *at, which is pinned, or from the first on, for one that matches,
+ * as long as *work is less than WORK_MAX. Whether *at is one now; it is pinned again, and the last
+ * that was looked at, or NULL: there are no more. */
+static bool look_on(struct pubsub *pubsub, struct text channel, struct topic **at, size_t *work)
+{
+    HOLD(&pubsub->lock);
+    struct topic *before = *at, *topic = before ? before->hh.next : pubsub->patterns;
+    bool found = false;
+    for (; topic && !found && *work < WORK_MAX; topic = topic->hh.next) {
+        found = matches((struct text){topic->name, topic->len}, channel);
+        *work += 1 + topic->len * channel.len;
+        *at = topic;
+    }
+    if (!found && !topic)
+        *at = NULL;
+    if (*at)
+        (*at)->pins++;
+    if (before)
+        topic_unpin(&pubsub->patterns, before);
+    return found;
+}
+
+static int64_t publish_to_patterns(struct client *client, struct text channel, struct text payload)
+{
+    struct pubsub *pubsub = &client->server->pubsub;
+    struct topic *at = NULL;
+    size_t work = 0;
+    int64_t count = 0, more = 0;
+    do {
+        if (look_on(pubsub, channel, &at, &work)) {
+            more = deliver(client, at, message(at, channel, payload));
+            count += more;
+            work += payload.len;
+        }
+        if (work >= WORK_MAX) {
+            wh_yield();
+            work = 0;
+        }
+    } while (at && more >= 0 && wh_ctx_err(client->ctx) == 0);
+    if (at) {
+        HOLD(&pubsub->lock);
+        topic_unpin(&pubsub->patterns, at);
+    }
+    return more < 0 ? more : count;
 }
 
 void cmd_publish(struct client *client)
 {
-    int64_t count = publish(client, arg(client, 1), arg(client, 2));
-    if (count < 0)
+    struct text channel = arg(client, 1), payload = arg(client, 2);
+    if (channel.len > CHANNEL_BYTES_MAX) {
+        reply_error(client, NAME_TOO_LONG, CHANNEL_BYTES_MAX);
+        return;
+    }
+    int64_t count = publish_to_channel(client, channel, payload);
+    int64_t more = count < 0 ? count : publish_to_patterns(client, channel, payload);
+    if (more < 0)
         reply_error(client, "OOM no memory for a message");
     else
-        reply_number(client, count);
+        reply_number(client, count + more);
 }

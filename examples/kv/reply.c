@@ -1,12 +1,13 @@
 /*
  * reply.c: answers as the Redis protocol writes them, and the few helpers about bytes.
  *
- * An answer goes into the stream's buffer, or, once the client has subscribed to something, into
- * its feed, where it stays in order with the messages. It is sent before the client's next request
- * is waited for: the answers of a pipeline go together.
+ * An answer goes into the stream's buffer, or, while the client has subscribed to something, into
+ * its feed, in one piece, between the messages. It is sent before the client's next request is
+ * waited for: the answers of a pipeline go together.
  */
 #include "kv.h"
 
+#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -108,27 +109,14 @@ uint64_t text_hash(struct text text)
 
 /* ---- Answers ---- */
 
-static void put(struct client *client, const struct iovec *pieces, int count)
+void reply_whole(struct client *client, struct blob *blob)
 {
-    if (!client->feed.on) {
-        (void)wh_conn_writev(client->conn, pieces, count);
-        return;
-    }
-    size_t len = 0;
-    for (int i = 0; i < count; i++)
-        len += pieces[i].iov_len;
-    struct blob *blob = blob_create(len);
-    if (!blob) {
+    if (!blob)
         wh_ctx_cancel(client->ctx, -ENOMEM); /* an answer less would shift those that follow */
-        return;
-    }
-    char *to = blob->bytes;
-    for (int i = 0; i < count; i++)
-        to = mempcpy(to, pieces[i].iov_base, pieces[i].iov_len);
-    {
-        HOLD(&client->server->pubsub.lock);
-        feed_push(client, blob, 0);
-    }
+    else if (!client->feed.on)
+        (void)wh_conn_write(client->conn, blob->bytes, blob->len);
+    else
+        feed_answer(client, blob);
     blob_unref(blob, client->server->shared);
 }
 
@@ -137,7 +125,7 @@ void reply_bytes(struct client *client, const char *bytes, size_t len)
     if (!client->feed.on)
         (void)wh_conn_write(client->conn, bytes, len);
     else
-        put(client, &(struct iovec){(void *)(uintptr_t)bytes, len}, 1);
+        reply_whole(client, blob_of((struct text){bytes, len}));
 }
 
 void reply_error(struct client *client, const char *format, ...)
@@ -183,7 +171,8 @@ void reply_bulk(struct client *client, struct text text)
     size_t len = head_put(head, '$', (int64_t)text.len);
     const struct iovec pieces[] = {
         {head, len}, {(void *)(uintptr_t)text.bytes, text.len}, {(char[]){"\r\n"}, 2}};
-    put(client, pieces, 3);
+    assert(!client->feed.on); /* the stream is its sender's */
+    (void)wh_conn_writev(client->conn, pieces, 3);
 }
 
 void reply_word(struct client *client, const char *word)

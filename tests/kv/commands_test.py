@@ -377,8 +377,15 @@ class Limits(unittest.TestCase):
         self.assertIn('--maxclients is', server.said)
 
     def test_who_does_not_read_stops_itself(self):
+        for subscribes in (False, True):
+            self.check_who_does_not_read(subscribes)
+
+    def check_who_does_not_read(self, subscribes):
         with serve() as server, server.client() as other, \
                 server.client(receive_buffer=4096) as slow:
+            if subscribes:  # once, and not any more
+                slow.ask('SUBSCRIBE', 'c')
+                slow.ask('UNSUBSCRIBE', 'c')
             other.ask('SET', 'v', 'x' * 1000000)
             before = server.resident_bytes()
             slow.socket.settimeout(0)

@@ -4,6 +4,7 @@
     pubsub_test.py KV_SERVER [OPTION...]     the options go to the server
 """
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -81,7 +82,7 @@ class PubSub(unittest.TestCase):
                  ('h[a-c]llo', 'hbllo', True), ('h[a-c]llo', 'hdllo', False),
                  ('h\\*llo', 'h*llo', True), ('h\\*llo', 'hxllo', False), ('*', '', True),
                  ('**a', 'bba', True), ('a*b*c', 'axxbyyc', True), ('a*b*c', 'axxbyy', False),
-                 ('[', 'x', False), ('a*' * 30 + 'b', 'a' * 5000, False))
+                 ('[', 'x', False), ('a*' * 30 + 'b', 'a' * 256, False))
         with serve() as server, server.client() as publisher:
             for pattern, channel, wanted in cases:
                 with self.subTest(pattern), server.client() as client:
@@ -94,6 +95,117 @@ class PubSub(unittest.TestCase):
                         self.assertEqual(client.answer(), [b'pmessage', pattern.encode(),
                                                            channel.encode(), b'm'])
                     client.ask('PUNSUBSCRIBE')
+
+    def test_an_answer_is_in_one_piece(self):
+        """While others publish, a subscriber's answers are whole, and no message comes before the
+        subscription is confirmed, or after its end is."""
+        rounds, failures = 200, []
+
+        def publish(server):
+            with server.client() as client:
+                while True:
+                    client.send(encode('PUBLISH', 'a', 'x') * 100)
+                    for _ in range(100):
+                        client.line()
+
+        def subscribe(server):
+            try:
+                with server.client() as client:
+                    client.ask('SUBSCRIBE', 'other')
+                    for _ in range(rounds):
+                        client.send((encode('SUBSCRIBE', 'a') + encode('PING', 'p') +
+                                     encode('UNSUBSCRIBE', 'a')) * 50)
+                        for wanted in [[b'subscribe', b'a', 2], [b'pong', b'p'],
+                                       [b'unsubscribe', b'a', 1]] * 50:
+                            answer = client.answer()
+                            while wanted[0] != b'subscribe' and answer == message('a', 'x'):
+                                answer = client.answer()
+                            if answer != wanted:
+                                raise AssertionError(f'{answer} instead of {wanted}')
+            except Exception as failure:  # pylint: disable=broad-except
+                failures.append(failure)
+
+        with serve('--client-output-limit', 1 << 30) as server:
+            publishers = [multiprocessing.Process(target=publish, args=(server,))
+                          for _ in range(3)]
+            subscribers = [threading.Thread(target=subscribe, args=(server,)) for _ in range(4)]
+            for task in publishers + subscribers:
+                task.start()
+            for thread in subscribers:
+                thread.join()
+            for process in publishers:
+                process.kill()
+                process.join()
+            self.assertEqual(failures, [])
+
+    def test_names_have_a_limit(self):
+        longest, long = 'n' * 256, 'n' * 257
+        error = Error('ERR the name is longer than 256 bytes')
+        with serve() as server, server.client() as client, server.client() as publisher:
+            for command in 'SUBSCRIBE', 'PSUBSCRIBE':
+                self.assertEqual(client.ask(command, long), error)
+                self.assertEqual(client.ask('PING'), 'PONG')
+            self.assertEqual(client.ask('SUBSCRIBE', longest), [b'subscribe', longest.encode(), 1])
+            self.assertEqual(client.ask('PSUBSCRIBE', long), error)
+            self.assertEqual(publisher.ask('PUBLISH', longest, 'm'), 1)
+            self.assertEqual(client.answer(), message(longest, 'm'))
+            self.assertEqual(publisher.ask('PUBLISH', long, 'm'), error)
+
+    def test_subscriptions_have_a_limit(self):
+        with serve() as server, server.client() as client, server.client() as other:
+            count = 0
+            while not isinstance(answer := client.ask('SUBSCRIBE', f'{count:0200}'), Error):
+                count += 1
+                self.assertEqual(answer[2], count)
+                self.assertLess(count, 6000)
+            self.assertEqual(answer, Error('ERR more subscriptions than fit into 1048576 bytes'))
+            self.assertGreater(count, 1000)
+            self.assertTrue(isinstance(client.ask('PSUBSCRIBE', 'p' * 200), Error))
+            self.assertEqual(client.ask('SUBSCRIBE', f'{1:0200}')[2], count)
+            self.assertEqual(other.ask('SUBSCRIBE', f'{count:0200}')[2], 1)
+            self.assertEqual(client.ask('UNSUBSCRIBE', f'{1:0200}')[2], count - 1)
+            self.assertEqual(client.ask('PSUBSCRIBE', 'p' * 200)[2], count)
+
+    def test_others_go_on_while_patterns_are_compared(self):
+        with serve('--workers', 1) as server, server.client() as publisher, \
+                server.client() as other:
+            clients = [server.client() for _ in range(4)]
+            for n, client in enumerate(clients):
+                patterns = ['*' + 'a' * 128 + f'b{n}{i}' for i in range(1500)]
+                client.send(encode('PSUBSCRIBE', *patterns))
+                for pattern in patterns:
+                    self.assertEqual(client.answer()[1], pattern.encode())
+            clients[0].ask('PSUBSCRIBE', 'a*')
+            publisher.send(encode('PUBLISH', 'a' * 256, 'm'))
+            answered = 0
+            while publisher.quiet():
+                self.assertEqual(other.ask('PING'), 'PONG')
+                answered += 1
+                if answered == 3:  # who leaves in the middle is no matter
+                    clients[1].reset()
+                    clients[2].close()
+            self.assertGreater(answered, 5)
+            self.assertEqual(publisher.answer(), 1)
+            self.assertEqual(clients[0].answer(), [b'pmessage', b'a*', b'a' * 256, b'm'])
+            for client in clients:
+                client.close()
+
+    @unittest.skipUnless(LEAN, 'memory cannot be measured')
+    def test_a_subscriber_that_does_not_read_stops_itself(self):
+        with serve('--workers', 1) as server, server.client() as other, \
+                server.client(receive_buffer=4096) as slow:
+            count, before = 400000, server.resident_bytes()
+            slow.socket.settimeout(0)
+            request = encode('SUBSCRIBE', *['c'] * count)
+            while request:
+                try:
+                    request = request[slow.socket.send(request):]
+                except BlockingIOError:
+                    other.ask('PING')
+            until(lambda: other.ask('PUBLISH', 'c', 'm') == 1)
+            for _ in range(200):
+                self.assertEqual(other.ask('PING'), 'PONG')
+            self.assertLess(server.resident_bytes() - before, 48 << 20)
 
     def test_a_slow_subscriber_is_cut_off(self):
         limit, size = 1 << 20, 10000
