@@ -247,6 +247,7 @@ static void exchange_all(double per_s, int64_t end_ns, int event_fd)
         pause_us(1000); /* the last answers */
         reap_all();
     }
+    wrong = begun - latency.total; /* those that were never answered, too */
 }
 
 /* ---- The end ---- */

@@ -31,6 +31,7 @@ import json
 import mmap
 import os
 import resource
+import signal
 import struct
 import subprocess
 import sys
@@ -44,7 +45,7 @@ FIGURES = ('accepted', 'open', 'shed', 'starved', 'cut', 'drain_began_ns', 'read
            'fired', 'messages', 'direct', 'connected', 'exchanged', 'seen_end')  # struct shared
 IDLE_S = 3.0
 FILL_PER_S = 9000          # slower than any machine we have seen
-KERNEL_BYTES, USER_BYTES = 5500, 5300
+KERNEL_BYTES, USER_BYTES = 6700, 5300
 WORKERS_MAX = 60
 KERNEL_MIN = 50000         # connections, for MemAvailable to say something
 TABLE_SHARE = 0.93         # of a worker's table: the kernel spreads connections by chance
@@ -235,6 +236,7 @@ def main():
     options = parser.parse_args()
     if options.connections < 1 or not 1 <= options.processes <= 64 or options.workers < 0:
         parser.error('a number is out of its range')
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that processes are ended
     shareds, procs = [Shared() for _ in range(options.processes)], []
     try:
         result = measure(options.build, options, shareds, procs)
@@ -249,6 +251,8 @@ def main():
             raise Failed('of %d connections %d came to their deadline, %d clients saw the end, and '
                          '%d messages went wrong' % (n, result['fired'], result['seen_end'],
                                                      result['wrong']))
+    except KeyboardInterrupt:
+        return 130
     except (Failed, OSError) as error:
         print('c1m: %s' % error, file=sys.stderr)
         return 1

@@ -4,8 +4,7 @@
  *     c1m_server PORT WORKERS DEADLINE_NS DIRECT SHARED_FILE
  *
  * The deadline is one instant (CLOCK_MONOTONIC) for all of them: the hardest case, a million timers
- * at once. What comes before is answered. Ends when all that it had were closed after that, or on
- * SIGTERM.
+ * at once. What comes before is answered. Ends on SIGTERM.
  */
 #include "bench/c1m/shared.h"
 
