@@ -9,7 +9,8 @@
  * message is one blob however many get it, and so is an answer: nothing comes between its parts.
  * Who publishes never waits: a subscriber that does not take what it is sent, until more waits for
  * it than --client-output-limit, is cut off. The client itself waits, before each of its answers,
- * until no more than FEED_LOW_BYTES are left.
+ * until they take no more than FEED_LOW_BYTES. Messages do not count there: whom they flood could
+ * never unsubscribe.
  */
 #include "kv.h"
 
@@ -38,10 +39,11 @@ bool feed_push(struct client *client, struct blob *blob, size_t most)
         wh_ctx_cancel(client->ctx, -ENOBUFS);
         return false;
     }
-    *item = (struct feed_item){.blob = blob_ref(blob, client->server->shared)};
+    *item = (struct feed_item){.blob = blob_ref(blob, client->server->shared), .own = !most};
     *feed->last = item;
     feed->last = &item->next;
     feed->bytes += bytes_of(blob);
+    feed->own_bytes += item->own ? bytes_of(blob) : 0;
     wh_event_set(&feed->filled);
     return true;
 }
@@ -70,7 +72,8 @@ static void drop(struct client *client, struct feed_item *item)
     {
         HOLD(&client->server->pubsub.lock);
         feed->bytes -= bytes_of(item->blob);
-        if (feed->bytes <= FEED_LOW_BYTES)
+        feed->own_bytes -= item->own ? bytes_of(item->blob) : 0;
+        if (feed->own_bytes <= FEED_LOW_BYTES)
             wh_event_set(&feed->drained);
     }
     blob_unref(item->blob, client->server->shared);
@@ -115,7 +118,7 @@ int feed_drain(struct client *client)
     for (;;) {
         {
             HOLD(&client->server->pubsub.lock);
-            if (feed->bytes <= FEED_LOW_BYTES)
+            if (feed->own_bytes <= FEED_LOW_BYTES)
                 return 0;
             wh_event_reset(&feed->drained);
         }

@@ -225,6 +225,7 @@ void store_expire_all(struct store *store);
 struct feed_item {
     struct feed_item *next;
     struct blob *blob;
+    bool own; /* what the client itself is answered */
 };
 
 struct feed {
@@ -232,7 +233,7 @@ struct feed {
     bool closed; /* nothing more will be pushed */
     bool cut;    /* the client was too slow, or there was no memory */
     struct feed_item *first, **last;
-    size_t bytes; /* of memory, for what has not gone yet */
+    size_t bytes, own_bytes; /* of memory, for what has not gone yet; for the client's answers */
     wh_event filled, drained;
     wh_coro *sender;
 };
@@ -242,11 +243,12 @@ struct client;
 /* From now on the client's output goes through its feed. Returns 0 or -errno. May park. */
 int feed_start(struct client *client);
 /* Under pubsub->lock. Holds the blob for the client. `most`: cuts the client off if more than so
- * many bytes wait; 0: does not. Returns whether it will be sent. */
+ * many bytes wait; 0: does not, it is an answer to itself. Returns whether it will be sent. */
 bool feed_push(struct client *client, struct blob *blob, size_t most);
-/* Waits until little is left. Takes the lock. Parks. Returns 0 or -errno. */
+/* Waits until few of its answers are left. Takes the lock. Parks. Returns 0 or -errno. */
 int feed_drain(struct client *client);
-/* Pushes what the client itself is answered, once little else is left. Takes the lock. Parks. */
+/* Pushes what the client itself is answered, once few other answers are left. Takes the lock.
+ * Parks. */
 void feed_answer(struct client *client, struct blob *blob);
 /* Sends what is left, and ends the feed: output goes to the stream again. The client must have no
  * subscription. Takes the lock. Parks. Returns 0; or -errno: it ends by feed_finish(). */

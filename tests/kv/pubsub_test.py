@@ -138,6 +138,20 @@ class PubSub(unittest.TestCase):
                 process.join()
             self.assertEqual(failures, [])
 
+    def test_who_is_flooded_can_unsubscribe(self):
+        with serve() as server, server.client() as publisher, \
+                server.client(receive_buffer=4096) as client:
+            client.ask('SUBSCRIBE', 'a')
+            for _ in range(70):
+                self.assertEqual(publisher.ask('PUBLISH', 'a', 'x' * 100000), 1)
+            client.send(encode('PING') + encode('UNSUBSCRIBE', 'a') + encode('PING'))
+            until(lambda: publisher.ask('PUBLISH', 'a', '') == 0)
+            for wanted in [b'pong', b''], [b'unsubscribe', b'a', 0], 'PONG':
+                answer = client.answer()
+                while answer[0] == b'message':
+                    answer = client.answer()
+                self.assertEqual(answer, wanted)
+
     def test_names_have_a_limit(self):
         longest, long = 'n' * 256, 'n' * 257
         error = Error('ERR the name is longer than 256 bytes')
