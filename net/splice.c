@@ -108,11 +108,21 @@ static ssize_t result(ssize_t n)
     return errno == EPERM || errno == ENOSYS || errno == EOPNOTSUPP ? -EINVAL : -errno;
 }
 
+/* Somebody else who has the same open file may have made it block again: another copy that ended,
+ * or another process. A look is 50 ns, a splice microseconds. */
+static void stay_non_blocking(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+    if (unlikely(flags >= 0 && !(flags & O_NONBLOCK)))
+        (void)fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+}
+
 ssize_t splice_in(int fd, const struct pipe *pipe, size_t len)
 {
     INSIDE(self, "wh_copy"); /* the kernel's work, and no hog's */
     (void)self;
     ssize_t n;
+    stay_non_blocking(fd);
     do
         n = splice(fd, NULL, pipe->in, NULL, len, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
     while (n < 0 && errno == EINTR);
@@ -161,6 +171,7 @@ ssize_t splice_out(const struct pipe *pipe, int fd, size_t len)
     INSIDE(self, "wh_copy");
     (void)self;
     ssize_t n;
+    stay_non_blocking(fd);
     const struct quiet quiet = quiet_begin();
     do
         n = splice(pipe->out, NULL, fd, NULL, len, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);

@@ -15,7 +15,10 @@
  * buffer of `to`; and all that was moved has been sent, not put into a buffer.
  *
  * While bytes are spliced the descriptors are non-blocking (O_NONBLOCK), for everyone who has the
- * same open file; afterwards they are as they were.
+ * same open file; afterwards they are as they were. Who else has it may make it block again at any
+ * time: each splice looks, and makes it non-blocking, but one that is made to block between the
+ * look and the splice blocks the worker's thread. Two copies on one open file (dup(2)) may leave it
+ * non-blocking.
  */
 #ifndef WHORL_COPY_H
 #define WHORL_COPY_H
