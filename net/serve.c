@@ -292,6 +292,7 @@ static int start_all(struct server *server, struct acceptor *acceptors, unsigned
 {
     bool shared = is_shared(first);
     unsigned count = (shared ? wh_workers() : 1) * ACCEPTS;
+    bool spread = shared || is_direct(server);
     wh_fd listener = first;
     for (*ret_count = 0; *ret_count < count; ++*ret_count) {
         unsigned i = *ret_count;
@@ -301,7 +302,8 @@ static int start_all(struct server *server, struct acceptor *acceptors, unsigned
         if (listener < 0)
             return listener;
         acceptors[i] = (struct acceptor){.server = server, .listener = listener};
-        int rc = start_acceptor(&acceptors[i], shared || is_direct(server) ? i / ACCEPTS + 1 : 0);
+        /* Bound: a direct descriptor is closed where it was accepted. */
+        int rc = start_acceptor(&acceptors[i], (spread ? i / ACCEPTS : i % wh_workers()) + 1);
         if (rc < 0) {
             if (one_more)
                 wh_close(listener);

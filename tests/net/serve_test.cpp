@@ -56,6 +56,11 @@ struct Server {
             (void)end();
         wh_ctx_destroy(ctx);
     }
+    /* Whether it has begun to. */
+    bool ends() const
+    {
+        return __atomic_load_n(&stats.drain_began_ns, __ATOMIC_RELAXED) != 0;
+    }
     Fd dial() const
     {
         return Fd(wh_dial_tcp(name.c_str()));
@@ -228,15 +233,15 @@ TEST_CASE("serve: an element of the stop channel begins the end, and the result 
         options.drain_ns = WH_MINUTE;
         options.stop = wh_chan_create(int, 2);
         Server server(stay, options);
-        CHECK(server.stats.drain_began_ns == 0);
+        CHECK(!server.ends());
         Fd one = server.dial(), two = server.dial();
         until([&] { return server.began == 2; });
         const int told = 1;
         const int64_t start_ns = wh_now();
         CHECK(wh_chan_send(options.stop, told) == 0);
         until([&] { return Fd(wh_dial_tcp(server.name.c_str())) == -ECONNREFUSED; });
-        until([&] { return server.stats.drain_began_ns != 0; });
-        CHECK(server.stats.drain_began_ns >= start_ns);
+        until([&] { return server.ends(); });
+        CHECK(__atomic_load_n(&server.stats.drain_began_ns, __ATOMIC_RELAXED) >= start_ns);
         CHECK(server.ended == 0);
         wh_event_set(&server.go_on);
         const std::string said = read_all(one) + read_all(two);
@@ -264,7 +269,7 @@ TEST_CASE("serve: a second one ends the drain, and closing the channel is both")
                 wh_chan_close(options.stop);
             } else {
                 CHECK(wh_chan_send(options.stop, told) == 0);
-                until([&] { return server.stats.drain_began_ns != 0; });
+                until([&] { return server.ends(); });
                 CHECK(server.ended == 0);
                 CHECK(wh_chan_send(options.stop, told) == 0);
             }
