@@ -44,6 +44,23 @@ bool masked()
     return mask && strstr(mask, "direct");
 }
 
+/* Calls body(first, second), options for coroutines that are bound to one worker and to another. */
+template <typename F> void on_two_workers(const F &body)
+{
+    wh_options options = {};
+    options.workers = 2;
+    in_run(
+        [&] {
+            if (masked() || wh_workers() < 2)
+                return;
+            wh_spawn_options first = {}, second = {};
+            first.worker = 1;
+            second.worker = 2;
+            body(first, second);
+        },
+        &options);
+}
+
 } // namespace
 
 TEST_CASE("direct: a kernel without them says so, each time")
@@ -166,71 +183,49 @@ TEST_CASE("direct: a close ends what others wait for on it, and the slot is used
 
 TEST_CASE("direct: each worker has its own, and the others may not touch them")
 {
-    if (masked())
-        return;
-    wh_options options = {};
-    options.workers = 2;
-    in_run(
-        [] {
-            if (wh_workers() < 2)
-                return;
-            Fd listener = plain_listener();
-            Fd client = dial(listener), other_client = dial(listener);
-            wh_spawn_options first = {}, second = {};
-            first.worker = 1;
-            second.worker = 2;
-            auto accept = [fd = static_cast<int>(listener)] {
-                return static_cast<intptr_t>(wh_accept_direct(fd));
-            };
-            const auto a = static_cast<wh_fd>(join(spawn(accept, &first)));
-            const auto b = static_cast<wh_fd>(join(spawn(accept, &second)));
-            CHECK(a >= 0);
-            CHECK(b >= 0);
-            CHECK(a != b);
-            auto use = [a] {
-                char buf[8];
-                const ssize_t n = wh_recv(a, buf, sizeof buf, 0);
-                const int rc = wh_close(a);
-                return static_cast<intptr_t>(n == rc ? n : 0);
-            };
-            CHECK(join(spawn(use, &second)) == -EXDEV);
-            auto close_it = [](wh_fd fd) {
-                return [fd] { return static_cast<intptr_t>(wh_close(fd)); };
-            };
-            CHECK(join(spawn(close_it(a), &first)) == 0);
-            CHECK(join(spawn(close_it(b), &second)) == 0);
-            CHECK(sees_end(client));
-            CHECK(sees_end(other_client));
-        },
-        &options);
+    on_two_workers([](const wh_spawn_options &first, const wh_spawn_options &second) {
+        Fd listener = plain_listener();
+        Fd client = dial(listener), other_client = dial(listener);
+        auto accept = [fd = static_cast<int>(listener)] {
+            return static_cast<intptr_t>(wh_accept_direct(fd));
+        };
+        const auto a = static_cast<wh_fd>(join(spawn(accept, &first)));
+        const auto b = static_cast<wh_fd>(join(spawn(accept, &second)));
+        CHECK(a >= 0);
+        CHECK(b >= 0);
+        CHECK(a != b);
+        auto use = [a] {
+            char buf[8];
+            const ssize_t n = wh_recv(a, buf, sizeof buf, 0);
+            const int rc = wh_close(a);
+            return static_cast<intptr_t>(n == rc ? n : 0);
+        };
+        CHECK(join(spawn(use, &second)) == -EXDEV);
+        auto close_it = [](wh_fd fd) {
+            return [fd] { return static_cast<intptr_t>(wh_close(fd)); };
+        };
+        CHECK(join(spawn(close_it(a), &first)) == 0);
+        CHECK(join(spawn(close_it(b), &second)) == 0);
+        CHECK(sees_end(client));
+        CHECK(sees_end(other_client));
+    });
 }
 
 TEST_CASE("direct: a stream is closed on its worker, and elsewhere stays")
 {
-    if (masked())
-        return;
-    wh_options options = {};
-    options.workers = 2;
-    in_run(
-        [] {
-            if (wh_workers() < 2)
-                return;
-            Fd listener = plain_listener();
-            Fd client = dial(listener);
-            wh_spawn_options first = {}, second = {};
-            first.worker = 1;
-            second.worker = 2;
-            wh_conn *conn = nullptr;
-            auto accept = [fd = static_cast<int>(listener), &conn] {
-                return static_cast<intptr_t>(wh_conn_create(&conn, wh_accept_direct(fd)));
-            };
-            auto close_it = [&conn] { return static_cast<intptr_t>(wh_conn_close(conn)); };
-            CHECK(join(spawn(accept, &first)) == 0);
-            CHECK(join(spawn(close_it, &second)) == -EXDEV);
-            CHECK(join(spawn(close_it, &first)) == 0);
-            CHECK(sees_end(client));
-        },
-        &options);
+    on_two_workers([](const wh_spawn_options &first, const wh_spawn_options &second) {
+        Fd listener = plain_listener();
+        Fd client = dial(listener);
+        wh_conn *conn = nullptr;
+        auto accept = [fd = static_cast<int>(listener), &conn] {
+            return static_cast<intptr_t>(wh_conn_create(&conn, wh_accept_direct(fd)));
+        };
+        auto close_it = [&conn] { return static_cast<intptr_t>(wh_conn_close(conn)); };
+        CHECK(join(spawn(accept, &first)) == 0);
+        CHECK(join(spawn(close_it, &second)) == -EXDEV);
+        CHECK(join(spawn(close_it, &first)) == 0);
+        CHECK(sees_end(client));
+    });
 }
 
 TEST_CASE("direct: memory that is missing once is asked for again")
