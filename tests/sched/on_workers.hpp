@@ -52,17 +52,21 @@ template <typename F> void until(const F &holds)
         wh_yield();
 }
 
-/* Until the coroutine waits for something, or has ended; its handle must not have been given back.
- */
+/* Until the coroutine is in that state; its handle must not have been given back. */
 inline void until_state(const wh_coro *coro, int state)
 {
     /* acquire: pairs with the release in the change of the state by its worker */
     until([&] { return __atomic_load_n(&coro->state, __ATOMIC_ACQUIRE) == state; });
 }
 
+/* Until it waits for something, or has ended; the same. */
 inline void until_parked(const wh_coro *coro)
 {
-    until_state(coro, CORO_PARKED);
+    until([=] {
+        /* acquire: pairs with the release in the change of the state by its worker */
+        const int state = __atomic_load_n(&coro->state, __ATOMIC_ACQUIRE);
+        return state == CORO_PARKED || state == CORO_DEAD;
+    });
 }
 
 inline void until_ended(const wh_coro *coro)
