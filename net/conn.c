@@ -707,11 +707,6 @@ void conn_lost(wh_conn *conn, int error)
     part_set(conn);
 }
 
-int conn_flush(wh_conn *conn)
-{
-    return flush(conn);
-}
-
 void conn_sent(wh_conn *conn, ssize_t n)
 {
     if (unlikely(n <= 0)) {
@@ -732,4 +727,20 @@ ssize_t conn_send(wh_conn *conn, const void *bytes, size_t len)
         return n; /* and has done nothing */
     conn_sent(conn, n);
     return likely(n > 0) ? n : conn->out_error;
+}
+
+ssize_t conn_send_buffered(wh_conn *conn)
+{
+    if (unlikely(conn->out_error))
+        return conn->out_error;
+    if (!conn->out_len)
+        return 0;
+    ssize_t n = conn_send(conn, conn->out, conn->out_len);
+    if (n > 0 && (size_t)n < conn->out_len) {
+        conn->out_len -= (uint32_t)n;
+        memmove(conn->out, conn->out + n, conn->out_len);
+    } else if (n > 0 || conn->out_error) {
+        out_release(conn);
+    }
+    return n;
 }

@@ -52,12 +52,14 @@ void conn_lost(wh_conn *conn, int error);
 
 /* ---- Writing ---- */
 
-/* Sends what is in the buffer. Returns 0, or the error that every write says from now on. */
-int conn_flush(wh_conn *conn);
-
-/* Sends some of the bytes, past the buffer, which is empty. Returns as send(2), or an error as
- * conn_flush(); but -ETIMEDOUT and -ECANCELED of a descriptor are this call's alone. */
+/* Sends some of the bytes, past the buffer, which is empty. Returns as send(2), or the error that
+ * every write says from now on; but -ETIMEDOUT and -ECANCELED of a descriptor are this call's
+ * alone. */
 ssize_t conn_send(wh_conn *conn, const void *bytes, size_t len);
+
+/* Sends some of what is in the buffer; the rest stays there. Returns as conn_send(), 0 when there
+ * is nothing. */
+ssize_t conn_send_buffered(wh_conn *conn);
 
 /* The descriptor was written to without the stream: so many bytes, or an error, which every write
  * says from now on. */

@@ -72,7 +72,7 @@ struct copy {
 
 /* ---- Waiting ---- */
 
-enum step { READABLE, WRITABLE, FILL, SEND };
+enum step { READABLE, WRITABLE, FILL, SEND, FLUSH };
 
 static size_t sendable(const struct copy *c)
 {
@@ -86,6 +86,7 @@ static ssize_t step_now(struct copy *c, enum step step)
     case READABLE: return wh_poll(wh_conn_fd(c->from), POLLIN);
     case WRITABLE: return wh_poll(wh_conn_fd(c->to), POLLOUT);
     case FILL: return conn_fill(c->from, c->room);
+    case FLUSH: return conn_send_buffered(c->to);
     default: return conn_send(c->to, conn_buffered_at(c->from), sendable(c));
     }
 }
@@ -133,6 +134,15 @@ static void moved(struct copy *c, ssize_t n)
 }
 
 /* ---- Through the buffer: each returns 1 to go on, 0 at the end, or -errno ---- */
+
+/* What was written to `to` before the copy. */
+static int send_first(struct copy *c)
+{
+    ssize_t n;
+    while ((n = step_in_time(c, FLUSH)) > 0)
+        moved(c, 0); /* not by the copy, but the streams are not idle */
+    return n < 0 ? (int)n : 1;
+}
 
 static int send_buffered(struct copy *c)
 {
@@ -309,8 +319,8 @@ static void choose(struct copy *c)
 /* Returns 0 at the end or the limit, or -errno. */
 static int copy_all(struct copy *c)
 {
-    int rc = conn_flush(c->to);
-    if (rc == 0)
+    int rc = send_first(c);
+    if (rc > 0)
         rc = send_buffered(c);
     while (rc > 0 && c->moved < c->max) {
         rc = c->spliced ? splice_round(c) : buffer_round(c);

@@ -238,6 +238,78 @@ TEST_CASE("copy: cut short by a slow reader nothing is lost, and it can go on")
                 });
 }
 
+TEST_CASE("copy: cut short while it sends what was written before, `to` loses none of it")
+{
+    for (bool cancel : {false, true})
+        for (Kind to : {TCP, UNIX, PIPE})
+            in_run([&] {
+                INFO(name(to) << (cancel ? ", cancel" : ", timeout"));
+                Source source(UNIX);
+                Sink sink(to);
+                sink.narrow();
+                size_t full = 0;
+                const std::string some = pattern(4096);
+                CHECK(fcntl(sink.fd, F_SETFL, O_NONBLOCK) == 0);
+                for (ssize_t n; (n = write(sink.fd, some.data(), some.size())) > 0;)
+                    full += static_cast<size_t>(n);
+                CHECK(fcntl(sink.fd, F_SETFL, 0) == 0);
+                ssize_t written = wh_conn_write(sink.conn, "before ", 7);
+                CHECK(written == 7);
+                put(source.peer, "copied ");
+                uint64_t moved = 1;
+                wh_coro *copier = spawn([&] {
+                    int64_t n = 0;
+                    WH_WITH_TIMEOUT(cancel ? WH_HOUR : 5 * WH_MILLISECOND)
+                    {
+                        n = wh_copy(sink.conn, source.conn, WH_COPY_ALL, &moved);
+                    }
+                    return static_cast<intptr_t>(n);
+                });
+                until_parked(copier);
+                if (cancel)
+                    wh_cancel(copier);
+                const intptr_t rc = join(copier);
+                CHECK(rc == (cancel ? -ECANCELED : -ETIMEDOUT));
+                CHECK(moved == 0);
+                wh_coro *receiver = sink.receive();
+                written = wh_conn_write(sink.conn, "and behind ", 11);
+                CHECK(written == 11);
+                source.peer.reset();
+                const int64_t n = wh_copy(sink.conn, source.conn, WH_COPY_ALL, nullptr);
+                CHECK(n == 7);
+                sink.end();
+                join(receiver);
+                CHECK(sink.got.size() == full + 25);
+                CHECK((sink.got.substr(std::min(full, sink.got.size())) ==
+                       "before and behind copied "));
+            });
+}
+
+TEST_CASE("copy: what was written before may go in pieces")
+{
+    in_run([] {
+        struct OneByte {
+            std::string got;
+            static ssize_t writev(void *self, const struct iovec *iov, int)
+            {
+                static_cast<OneByte *>(self)->got.append(static_cast<char *>(iov->iov_base), 1);
+                return 1;
+            }
+        } to;
+        const wh_conn_ops ops = {nullptr, OneByte::writev, nullptr, nullptr};
+        Conn sink(ops, &to);
+        Source source(UNIX);
+        const ssize_t written = wh_conn_write(sink, "before ", 7);
+        CHECK(written == 7);
+        put(source.peer, "copied");
+        source.peer.reset();
+        const int64_t n = wh_copy(sink, source.conn, WH_COPY_ALL, nullptr);
+        CHECK(n == 6);
+        CHECK(to.got == "before copied");
+        CHECK(stats(sink).bytes_out == 13);
+    });
+}
+
 TEST_CASE("copy: the streams' own timeouts end it")
 {
     in_run([] {
