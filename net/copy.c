@@ -51,9 +51,12 @@ enum {
 
 #define IDLE_NS_MAX (WH_NEVER / 2) /* beyond it is for ever */
 
-/* Two directions. Each is copied by a coroutine of its own. */
+/* Two directions. Each is copied by a coroutine of its own. A third one watches whether anything
+ * moves if one of the streams is wrapped: what is written to it cannot be given a deadline and then
+ * be written again. */
 struct both {
     int64_t idle_ns;
+    bool watched;
     wh_ctx *ctx;
     int64_t moved_ns; /* when something last did; atomic */
     int error;        /* the first; atomic */
@@ -99,7 +102,7 @@ static int64_t idle_until(const struct both *both)
 /* Ends with -ETIMEDOUT when nothing has moved in the other direction either. */
 static ssize_t step_unless_idle(struct copy *c, enum step step)
 {
-    if (!c->both || c->both->idle_ns == WH_NEVER)
+    if (!c->both || c->both->idle_ns == WH_NEVER || c->both->watched)
         return step_now(c, step);
     for (;;) {
         int64_t until_ns = idle_until(c->both);
@@ -391,19 +394,48 @@ static void join_other(struct both *both, wh_coro *other)
     }
 }
 
+static void end_watch(wh_coro *watcher)
+{
+    wh_cancel(watcher);
+    WH_SHIELD
+    {
+        (void)wh_join(watcher, NULL);
+    }
+}
+
+/* Ends both directions when nothing has moved for too long. */
+static void watch_idle(struct both *both)
+{
+    int rc = 0;
+    int64_t until_ns;
+    while (rc == 0 && (until_ns = idle_until(both)) > wh_now())
+        rc = wh_sleep_until(until_ns);
+    if (rc == 0)
+        fail(both, -ETIMEDOUT);
+}
+
 static int copy_both(struct copy *one, struct copy *other, struct both *both)
 {
-    const wh_spawn_options options = {.name = "copy",
-                                      .worker = wh_worker() <= wh_workers() ? wh_worker() : 0};
-    wh_coro *coro;
+    const unsigned worker = wh_worker() <= wh_workers() ? wh_worker() : 0;
+    const wh_spawn_options copies = {.name = "copy", .worker = worker};
+    const wh_spawn_options watches = {.name = "copy idle", .worker = worker};
+    wh_coro *coro = NULL, *watcher = NULL;
     WH_WITH_CANCEL(ctx)
     {
         both->ctx = ctx;
-        int rc = !ctx ? -ENOMEM : wh_spawn(&coro, &options, copy_one_way, other);
-        if (rc < 0)
-            return rc;
-        copy_one_way(one);
-        join_other(both, coro);
+        int rc = !ctx ? -ENOMEM : 0;
+        if (rc == 0 && both->watched)
+            rc = wh_spawn(&watcher, &watches, watch_idle, both);
+        if (rc == 0)
+            rc = wh_spawn(&coro, &copies, copy_one_way, other);
+        if (rc == 0) {
+            copy_one_way(one);
+            join_other(both, coro);
+        } else {
+            both->error = rc;
+        }
+        if (watcher)
+            end_watch(watcher);
     }
     return both->error;
 }
@@ -415,6 +447,7 @@ int wh_copy_both(wh_conn *a, wh_conn *b, int64_t idle_ns, wh_copied *ret_copied)
     if (idle_ns > IDLE_NS_MAX)
         idle_ns = 0;
     struct both both = {.idle_ns = idle_ns ? idle_ns : WH_NEVER, .moved_ns = wh_now()};
+    both.watched = idle_ns && (wh_conn_fd(a) < 0 || wh_conn_fd(b) < 0);
     struct copy there = {.to = b, .from = a, .max = WH_COPY_ALL, .both = &both};
     struct copy back = {.to = a, .from = b, .max = WH_COPY_ALL, .both = &both};
     int rc = copy_both(&there, &back, &both);

@@ -61,7 +61,8 @@ typedef struct wh_copied {
  * of the whole put a WH_WITH_TIMEOUT() around it.
  *
  * ret_copied may be NULL, and is filled in whatever is returned. May park; a second coroutine, on
- * the same worker, copies one way. Returns 0; -EINVAL: idle_ns is negative; or the first error:
+ * the same worker, copies one way, and with idle_ns and a wrapped stream a third one watches the
+ * time. Returns 0; -EINVAL: idle_ns is negative; or the first error:
  * those of wh_copy(), -ETIMEDOUT also after idle_ns. Both streams are still the caller's.
  */
 WH_API int wh_copy_both(wh_conn *a, wh_conn *b, int64_t idle_ns,

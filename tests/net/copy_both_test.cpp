@@ -181,6 +181,37 @@ TEST_CASE("copy both: it is idle only when nothing moves either way")
     });
 }
 
+TEST_CASE("copy both: a wrapped stream that takes nothing is not idle while it gives something")
+{
+    in_run([] {
+        constexpr int64_t IDLE = 200 * WH_MILLISECOND;
+        Pair pair(TCP, WRAPPED);
+        pair.b.narrow();
+        wh_coro *sender = send(pair.a.peer, pattern(1000000), false);
+        const int64_t start_ns = wh_now();
+        pair.start(IDLE);
+        int64_t last_ns = start_ns, worst_ns = 0;
+        bool passed = true;
+        while (passed && last_ns - start_ns < 2 * IDLE) {
+            const int64_t began_ns = wh_now();
+            worst_ns = std::max(worst_ns, began_ns - last_ns);
+            WH_WITH_TIMEOUT(5 * WH_SECOND)
+            {
+                passed = passes(pair.b.peer, pair.a.peer, "x");
+            }
+            last_ns = began_ns;
+            wh_sleep(WH_MILLISECOND); /* time itself */
+        }
+        /* A machine that is so slow has let it be idle. */
+        CHECK((passed || worst_ns >= IDLE / 4));
+        wh_cancel(pair.copier);
+        const intptr_t rc = pair.end();
+        CHECK((rc == -ECANCELED || rc == -ETIMEDOUT));
+        pair.a.conn.reset();
+        join(sender);
+    });
+}
+
 TEST_CASE(
     "copy both: when one way has ended the other alone may be idle; so is a peer that is stuck")
 {
@@ -192,14 +223,16 @@ TEST_CASE(
         intptr_t rc = half.end();
         CHECK(rc == -ETIMEDOUT);
 
-        Pair stuck;
-        stuck.b.narrow();
-        wh_coro *sender = send(stuck.a.peer, pattern(4000000), false);
-        stuck.start(IDLE);
-        rc = stuck.end();
-        CHECK(rc == -ETIMEDOUT);
-        stuck.a.conn.reset();
-        join(sender);
+        for (Kind kind : {TCP, WRAPPED}) {
+            Pair stuck(TCP, kind);
+            stuck.b.narrow();
+            wh_coro *sender = send(stuck.a.peer, pattern(4000000), false);
+            stuck.start(IDLE);
+            rc = stuck.end();
+            CHECK(rc == -ETIMEDOUT);
+            stuck.a.conn.reset();
+            join(sender);
+        }
     });
 }
 
@@ -296,19 +329,22 @@ TEST_CASE("copy both: many at once, on all workers")
     });
 }
 
-TEST_CASE("copy both: without memory for the second coroutine nothing is moved")
+TEST_CASE("copy both: without memory for its coroutines nothing is moved")
 {
-    wh_options options = {};
-    options.stacks_max = 1;
-    in_run(
-        [] {
-            Pair pair;
-            put(pair.a.peer, "abc");
-            wh_copied copied = {1, 1};
-            const int rc = wh_copy_both(pair.a.conn, pair.b.conn, 0, &copied);
-            CHECK(rc == -ENOMEM);
-            CHECK(copied.a_to_b + copied.b_to_a == 0);
-            CHECK(read_some(pair.a.conn, 3) == "abc");
-        },
-        &options);
+    for (Kind kind : {TCP, WRAPPED})
+        for (unsigned stacks = 1; stacks <= (kind == WRAPPED ? 2 : 1); stacks++) {
+            wh_options options = {};
+            options.stacks_max = stacks;
+            in_run(
+                [&] {
+                    Pair pair(TCP, kind);
+                    put(pair.a.peer, "abc");
+                    wh_copied copied = {1, 1};
+                    const int rc = wh_copy_both(pair.a.conn, pair.b.conn, WH_HOUR, &copied);
+                    CHECK(rc == -ENOMEM);
+                    CHECK(copied.a_to_b + copied.b_to_a == 0);
+                    CHECK(read_some(pair.a.conn, 3) == "abc");
+                },
+                &options);
+        }
 }
