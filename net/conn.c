@@ -61,7 +61,6 @@ struct wh_conn {
     bool in_is_lent; /* `in` is a buffer of that worker's; else memory of our own */
     uint8_t in_worker;
     uint16_t in_number;
-    struct conn_splices splices;
     bool is_part; /* atomic, its reader and its writer may be on two workers: conn_is_whole() */
     int64_t read_ns, write_ns;
     wh_conn_stats stats;
@@ -659,11 +658,6 @@ void conn_leave_writing(wh_conn *conn)
 bool conn_is_whole(const wh_conn *conn)
 {
     return !__atomic_load_n(&conn->is_part, __ATOMIC_RELAXED);
-}
-
-struct conn_splices *conn_splices(wh_conn *conn)
-{
-    return &conn->splices;
 }
 
 int64_t conn_read_ns(const wh_conn *conn)

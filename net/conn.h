@@ -14,15 +14,6 @@ void conn_leave_reading(wh_conn *conn);
 void conn_take_writing(wh_conn *conn, const char *call);
 void conn_leave_writing(wh_conn *conn);
 
-/* How the descriptor is kept from blocking while bytes are spliced from or to it. */
-struct conn_splices {
-    uint8_t lock;  /* of the other two: its reader and its writer may be on two workers */
-    uint8_t count; /* under lock: how many there are */
-    bool blocks;   /* under lock: it did before, and is to again */
-};
-
-struct conn_splices *conn_splices(wh_conn *conn);
-
 /* Whether it may still be of use both ways: no read has seen its end or an error of it, and nobody
  * has said that no more will be written. */
 bool conn_is_whole(const wh_conn *conn);

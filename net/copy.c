@@ -14,8 +14,8 @@
  * the worker's again. Only a stream that is stopped by a slow reader holds one.
  *
  * A copy begins with the buffer. A fill that takes all that a buffer of the worker's holds makes it
- * go on by splices, and SMALL_ROUNDS splices of less make it go back. Descriptors are non-blocking
- * only in between: the ring's receive costs twice as much of one that is.
+ * go on by splices, and SMALL_ROUNDS splices of less make it go back. Sockets are non-blocking only
+ * in between: the ring's receive costs twice as much of one that is.
  *
  * Files and terminals are copied through the buffer: a splice from them may block the thread.
  *
@@ -25,7 +25,6 @@
 #include "net/conn.h"
 #include "net/splice.h"
 
-#include "base/lock.h"
 #include "sched/recv_buffer.h"
 #include "sched/sched.h"
 
@@ -36,10 +35,7 @@
 #include <whorl/time.h>
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 
 enum {
     ROOM_BYTES = 64 << 10,         /* of a buffer, once a small one was filled */
@@ -68,8 +64,9 @@ struct copy {
     size_t room;       /* for the next fill */
     ssize_t piece;     /* what the last round received */
     unsigned small;    /* how many in a row were small */
-    bool spliced;      /* the descriptors are non-blocking */
+    bool spliced;      /* by these: */
     bool unspliceable; /* found out */
+    struct splicer reads, writes;
     struct both *both; /* or NULL: one direction alone */
 };
 
@@ -198,7 +195,7 @@ static int empty_pipe(struct copy *c, const struct pipe *pipe, size_t len)
 {
     int rc = 1;
     while (len && rc > 0) {
-        ssize_t n = splice_out(pipe, wh_conn_fd(c->to), len);
+        ssize_t n = splice_out(pipe, &c->writes, len);
         if (likely(n > 0)) {
             conn_sent(c->to, n);
             moved(c, n);
@@ -220,17 +217,16 @@ static int empty_pipe(struct copy *c, const struct pipe *pipe, size_t len)
 
 static int splice_round(struct copy *c)
 {
-    int rc = (int)step_in_time(c, READABLE);
-    if (rc < 0)
-        return rc;
+    int ready = (int)step_in_time(c, READABLE);
+    if (ready < 0)
+        return ready;
     struct pipe pipe;
     if (unlikely(!pipe_take(&pipe))) {
         c->room = ROOM_BYTES;
         return buffer_round(c);
     }
     int64_t left = c->max - c->moved;
-    ssize_t n =
-        splice_in(wh_conn_fd(c->from), &pipe, left < PIPE_BYTES ? (size_t)left : PIPE_BYTES);
+    ssize_t n = splice_in(&c->reads, &pipe, left < PIPE_BYTES ? (size_t)left : PIPE_BYTES);
     if (unlikely(n <= 0)) {
         pipe_give(&pipe);
         /* The end; or a byte sent with MSG_OOB, at which a splice stops as if that were one, and
@@ -246,64 +242,27 @@ static int splice_round(struct copy *c)
     return empty_pipe(c, &pipe, (size_t)n);
 }
 
-/* Whether a splice of the descriptor, when it is non-blocking, never waits. */
-static bool can_splice(wh_fd fd)
-{
-    struct stat stat;
-    int type;
-    socklen_t len = sizeof type;
-    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0)
-        return type == SOCK_STREAM;
-    return fstat(fd, &stat) == 0 && S_ISFIFO(stat.st_mode);
-}
-
-static bool unblock(wh_conn *conn)
-{
-    struct conn_splices *splices = conn_splices(conn);
-    wh_fd fd = wh_conn_fd(conn);
-    bool done = true;
-    lock_take(&splices->lock);
-    if (!splices->count) {
-        int flags = fcntl(fd, F_GETFL);
-        splices->blocks = !(flags & O_NONBLOCK);
-        done = flags >= 0 && (!splices->blocks || fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0);
-    }
-    splices->count += done;
-    lock_give(&splices->lock);
-    return done;
-}
-
-static void unblock_end(wh_conn *conn)
-{
-    struct conn_splices *splices = conn_splices(conn);
-    wh_fd fd = wh_conn_fd(conn);
-    lock_take(&splices->lock);
-    wh_assert(splices->count > 0);
-    if (!--splices->count && splices->blocks)
-        (void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
-    lock_give(&splices->lock);
-}
-
-/* Both are kept non-blocking, or none is. */
-static void splice_begin(struct copy *c)
+/* Both can be, or none is. */
+static void begin_splices(struct copy *c)
 {
     if (c->unspliceable || c->max - c->moved < SPLICED_MIN_BYTES)
         return;
-    wh_fd from = wh_conn_fd(c->from), to = wh_conn_fd(c->to);
-    c->unspliceable = from < 0 || to < 0 || splice_masked() || !can_splice(from) || !can_splice(to);
-    if (c->unspliceable || !unblock(c->from))
+    c->unspliceable = splice_masked() || !splice_begin(&c->reads, wh_conn_fd(c->from));
+    if (c->unspliceable)
         return;
-    c->spliced = unblock(c->to);
-    if (!c->spliced)
-        unblock_end(c->from);
+    c->spliced = splice_begin(&c->writes, wh_conn_fd(c->to));
+    if (!c->spliced) {
+        splice_end(&c->reads);
+        c->unspliceable = true;
+    }
 }
 
-static void splice_end(struct copy *c)
+static void end_splices(struct copy *c)
 {
     if (!c->spliced)
         return;
-    unblock_end(c->from);
-    unblock_end(c->to);
+    splice_end(&c->reads);
+    splice_end(&c->writes);
     c->spliced = false;
 }
 
@@ -314,9 +273,9 @@ static void choose(struct copy *c)
 {
     c->small = c->piece < SMALL_BYTES ? c->small + 1 : 0;
     if (!c->spliced && !c->small)
-        splice_begin(c);
+        begin_splices(c);
     else if (c->small >= SMALL_ROUNDS)
-        splice_end(c);
+        end_splices(c);
 }
 
 /* Returns 0 at the end or the limit, or -errno. */
@@ -330,12 +289,12 @@ static int copy_all(struct copy *c)
         if (likely(rc > 0)) {
             choose(c);
         } else if (rc == -EINVAL && c->spliced) { /* refused: and nothing has been lost by it */
-            splice_end(c);
+            end_splices(c);
             c->unspliceable = true;
             rc = send_buffered(c);
         }
     }
-    splice_end(c);
+    end_splices(c);
     return rc < 0 ? rc : 0;
 }
 

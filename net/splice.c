@@ -1,9 +1,15 @@
 /*
  * splice.c: splice(2) through pipes that are kept (splice.h).
  *
- * The calls are made on the worker's thread and never wait: pipes are non-blocking, sockets the
- * caller has made so. The ring's splice is not used. It has no way to wait for a descriptor: each
- * one goes to a thread of the kernel's, there and back, and blocks it there.
+ * The calls are made on the worker's thread and never wait: SPLICE_F_NONBLOCK sees to that between
+ * pipes, but a socket must be non-blocking itself. The ring's splice is not used. It has no way to
+ * wait for a descriptor: each one goes to a thread of the kernel's, there and back, and blocks it
+ * there.
+ *
+ * O_NONBLOCK is of the open file, which several descriptors, streams and processes may share. All
+ * who splice in this process are in a table, found by the socket (SO_COOKIE): the first sets the
+ * flag and the last takes it back. Another process may take it back at any time. So each splice
+ * looks first: a system call of 50 ns, where a splice is microseconds.
  *
  * A splice to a socket raises SIGPIPE when its peer has gone, and knows no MSG_NOSIGNAL. So the
  * signal is blocked around it, and one that was raised meanwhile is taken back: it goes to the
@@ -14,12 +20,15 @@
  */
 #include "net/splice.h"
 
+#include "base/lock.h"
 #include "sched/sched.h"
 #include "uring/caps.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -99,6 +108,89 @@ void pipe_give(const struct pipe *pipe)
         pipe_drop(pipe);
 }
 
+/* ---- Non-blocking meanwhile ---- */
+
+enum { SPLICERS_BITS = 6 };
+
+/* A cache line each. */
+static struct splicers {
+    uint8_t lock;
+    struct splicer *first; /* under lock */
+} __attribute__((aligned(64))) splicers[1 << SPLICERS_BITS];
+
+static struct splicers *splicers_of(const struct splicer *splicer)
+{
+    return &splicers[(splicer->file * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - SPLICERS_BITS)];
+}
+
+static const struct splicer *with_same_file(const struct splicers *list, uint64_t file)
+{
+    const struct splicer *other = list->first;
+    while (other && other->file != file)
+        other = other->next;
+    return other;
+}
+
+static bool is_pipe(int fd)
+{
+    struct stat stat;
+    return fstat(fd, &stat) == 0 && S_ISFIFO(stat.st_mode);
+}
+
+bool splice_begin(struct splicer *splicer, int fd)
+{
+    int type;
+    socklen_t type_len = sizeof type, file_len = sizeof splicer->file;
+    *splicer = (struct splicer){.fd = fd};
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) < 0)
+        return is_pipe(fd);
+    if (type != SOCK_STREAM ||
+        getsockopt(fd, SOL_SOCKET, SO_COOKIE, &splicer->file, &file_len) < 0 || !splicer->file)
+        return false;
+
+    struct splicers *list = splicers_of(splicer);
+    lock_take(&list->lock);
+    const struct splicer *other = with_same_file(list, splicer->file);
+    int flags = fcntl(fd, F_GETFL);
+    splicer->blocks = other ? other->blocks : !(flags & O_NONBLOCK);
+    bool done = flags >= 0 && (flags & O_NONBLOCK || fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0);
+    if (done) {
+        splicer->next = list->first;
+        list->first = splicer;
+    }
+    lock_give(&list->lock);
+    return done;
+}
+
+void splice_end(struct splicer *splicer)
+{
+    if (!splicer->file)
+        return;
+    struct splicers *list = splicers_of(splicer);
+    lock_take(&list->lock);
+    struct splicer **at = &list->first;
+    while (*at != splicer)
+        at = &(*at)->next;
+    *at = splicer->next;
+    if (splicer->blocks && !with_same_file(list, splicer->file)) {
+        int flags = fcntl(splicer->fd, F_GETFL);
+        if (flags >= 0)
+            (void)fcntl(splicer->fd, F_SETFL, flags & ~O_NONBLOCK);
+    }
+    lock_give(&list->lock);
+}
+
+static void stay_non_blocking(const struct splicer *splicer)
+{
+    if (!splicer->file)
+        return;
+    int flags = fcntl(splicer->fd, F_GETFL);
+    if (unlikely(flags >= 0 && !(flags & O_NONBLOCK)))
+        (void)fcntl(splicer->fd, F_SETFL, flags | O_NONBLOCK);
+}
+
+/* ---- Moving ---- */
+
 /* What a kernel, or what watches over a container, says when it will not splice this, or anything.
  */
 static ssize_t result(ssize_t n)
@@ -108,23 +200,14 @@ static ssize_t result(ssize_t n)
     return errno == EPERM || errno == ENOSYS || errno == EOPNOTSUPP ? -EINVAL : -errno;
 }
 
-/* Somebody else who has the same open file may have made it block again: another copy that ended,
- * or another process. A look is 50 ns, a splice microseconds. */
-static void stay_non_blocking(int fd)
-{
-    int flags = fcntl(fd, F_GETFL);
-    if (unlikely(flags >= 0 && !(flags & O_NONBLOCK)))
-        (void)fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-}
-
-ssize_t splice_in(int fd, const struct pipe *pipe, size_t len)
+ssize_t splice_in(const struct splicer *from, const struct pipe *pipe, size_t len)
 {
     INSIDE(self, "wh_copy"); /* the kernel's work, and no hog's */
     (void)self;
     ssize_t n;
-    stay_non_blocking(fd);
+    stay_non_blocking(from);
     do
-        n = splice(fd, NULL, pipe->in, NULL, len, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+        n = splice(from->fd, NULL, pipe->in, NULL, len, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
     while (n < 0 && errno == EINTR);
     return result(n);
 }
@@ -166,15 +249,15 @@ static void quiet_end(const struct quiet *quiet, bool raised)
         pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
-ssize_t splice_out(const struct pipe *pipe, int fd, size_t len)
+ssize_t splice_out(const struct pipe *pipe, const struct splicer *to, size_t len)
 {
     INSIDE(self, "wh_copy");
     (void)self;
     ssize_t n;
-    stay_non_blocking(fd);
+    stay_non_blocking(to);
     const struct quiet quiet = quiet_begin();
     do
-        n = splice(pipe->out, NULL, fd, NULL, len, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+        n = splice(pipe->out, NULL, to->fd, NULL, len, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
     while (n < 0 && errno == EINTR);
     n = result(n);
     quiet_end(&quiet, n == -EPIPE || (n > 0 && (size_t)n < len)); /* a part may have gone first */

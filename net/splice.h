@@ -1,5 +1,5 @@
 /*
- * splice.h: splice(2) through pipes that are kept.
+ * splice.h: splice(2) through pipes that are kept, and descriptors that do not block meanwhile.
  *
  * A pipe is taken when there is something to move and given back when it is empty again: while all
  * streams wait, no more are open than PIPES_KEPT_MAX a worker. Nothing here parks.
@@ -37,13 +37,26 @@ void pipe_give(const struct pipe *pipe);
 /* Closes it, with what is in it. */
 void pipe_drop(const struct pipe *pipe);
 
-/* Moves some bytes from the descriptor into the empty pipe: as recv(2) with MSG_DONTWAIT, if the
- * descriptor is a pipe or non-blocking; -EINVAL when it cannot be spliced. */
-ssize_t splice_in(int fd, const struct pipe *pipe, size_t len);
+/* One who splices from or to a descriptor, on which it must not wait meanwhile. */
+struct splicer {
+    struct splicer *next; /* in splice.c's table, under its lock: */
+    uint64_t file; /* the same for all descriptors of a socket; 0: a pipe, not in the table */
+    int fd;
+    bool blocks; /* it did before, and is to again when the last of them has ended */
+};
 
-/* Moves some of the `len` bytes in the pipe to the descriptor: as send(2) with MSG_DONTWAIT and
- * MSG_NOSIGNAL, under the same condition; -EINVAL as well. */
-ssize_t splice_out(const struct pipe *pipe, int fd, size_t len);
+/* The descriptor is a stream socket, and non-blocking until splice_end(), for everyone who has the
+ * same open file; or it is a pipe and stays as it is. False: neither can be said of it. */
+bool splice_begin(struct splicer *splicer, int fd);
+void splice_end(struct splicer *splicer);
+
+/* Moves some bytes into the empty pipe: as recv(2) with MSG_DONTWAIT; -EINVAL when that cannot be
+ * spliced from. */
+ssize_t splice_in(const struct splicer *from, const struct pipe *pipe, size_t len);
+
+/* Moves some of the `len` bytes in the pipe on: as send(2) with MSG_DONTWAIT and MSG_NOSIGNAL;
+ * -EINVAL as well. */
+ssize_t splice_out(const struct pipe *pipe, const struct splicer *to, size_t len);
 
 /* Reads the `len` bytes in the pipe, which is empty then. False when they could not be read. */
 bool pipe_read(const struct pipe *pipe, char *buf, size_t len);

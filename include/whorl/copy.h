@@ -14,11 +14,12 @@
  * on are in `from`, to be read next. What `from` had buffered goes first, behind what is in the
  * buffer of `to`; and all that was moved has been sent, not put into a buffer.
  *
- * While bytes are spliced the descriptors are non-blocking (O_NONBLOCK), for everyone who has the
- * same open file; afterwards they are as they were. Who else has it may make it block again at any
- * time: each splice looks, and makes it non-blocking, but one that is made to block between the
- * look and the splice blocks the worker's thread. Two copies on one open file (dup(2)) may leave it
- * non-blocking.
+ * While bytes are spliced sockets are non-blocking (O_NONBLOCK), for everyone who has the same open
+ * file; when the last copy of this process from or to it has ended it is as it was before the
+ * first. Another process that has the same open file (one that inherited it) may make it block at
+ * any time; every splice looks and makes it non-blocking again. Between the look and the splice, a
+ * few hundred nanoseconds, it may still come: then the worker's thread is blocked until there are
+ * bytes, or room for them.
  */
 #ifndef WHORL_COPY_H
 #define WHORL_COPY_H

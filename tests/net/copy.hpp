@@ -17,6 +17,13 @@
 /* While it is set there is no memory for the library. (copy_memory.cpp) */
 extern std::atomic<bool> no_memory;
 
+/* Whether the run may splice. */
+inline bool spliced()
+{
+    const char *mask = getenv("WHORL_MASK");
+    return !mask || !strstr(mask, "splice");
+}
+
 enum Kind { TCP, UNIX, PIPE, WRAPPED };
 
 constexpr Kind KINDS[] = {TCP, UNIX, PIPE, WRAPPED};

@@ -7,18 +7,6 @@
 
 #include <csignal>
 
-namespace
-{
-
-/* Whether the run may splice. */
-bool spliced()
-{
-    const char *mask = getenv("WHORL_MASK");
-    return !mask || !strstr(mask, "splice");
-}
-
-} // namespace
-
 /* ---- All of it ---- */
 
 TEST_CASE("copy: every byte, in order, between streams of every kind")
@@ -460,48 +448,6 @@ TEST_CASE("copy: a peer that goes while bytes are spliced raises no signal eithe
             });
         });
         INFO(end.how());
-        CHECK(end.exited(0));
-    }
-}
-
-/* A copy that is stopped by a slow reader while it splices. */
-struct Stopped {
-    Source source;
-    Sink sink;
-    wh_coro *sender, *copier;
-
-    Stopped(Sink &&to, size_t bytes) : source(UNIX), sink(std::move(to))
-    {
-        sink.narrow();
-        sender = source.send(pattern(bytes));
-        copier = spawn(
-            [this] { return intptr_t(wh_copy(sink.conn, source.conn, WH_COPY_ALL, nullptr)); });
-        until([&] { return stats(sink.conn).bytes_out > 8192; });
-        until_parked(copier);
-    }
-    intptr_t end()
-    {
-        wh_coro *receiver = sink.receive();
-        const intptr_t n = join(copier);
-        sink.end();
-        join(sender);
-        join(receiver);
-        return n == static_cast<intptr_t>(sink.got.size()) ? n : -1;
-    }
-};
-
-TEST_CASE("copy: sockets that somebody else makes block again are not waited for by the thread")
-{
-    for (Kind kind : {TCP, UNIX}) {
-        ChildEnd end = in_child([&] {
-            return in_run([&] {
-                Stopped copy(Sink(kind), 1000000);
-                for (int fd : {copy.source.fd, copy.sink.fd})
-                    CHILD_REQUIRE(fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK) == 0);
-                CHILD_REQUIRE(copy.end() == 1000000);
-            });
-        });
-        INFO(name(kind) << ": " << end.how());
         CHECK(end.exited(0));
     }
 }
