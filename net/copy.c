@@ -190,18 +190,20 @@ COLD static int put_back(struct copy *c, const struct pipe *pipe, size_t len)
     return 1;
 }
 
-/* The pipe has `len` bytes; it is given back. -EINVAL: `to` cannot be spliced to. */
+/* The pipe has `len` bytes; it is given back. -EINVAL: `to` cannot be spliced to, or not waited for
+ * by a poll, which reports what is in its error queue for ever. */
 static int empty_pipe(struct copy *c, const struct pipe *pipe, size_t len)
 {
-    int rc = 1;
+    int rc = POLLOUT;
     while (len && rc > 0) {
         ssize_t n = splice_out(pipe, &c->writes, len);
         if (likely(n > 0)) {
             conn_sent(c->to, n);
             moved(c, n);
             len -= (size_t)n;
+            rc = POLLOUT;
         } else if (n == -EAGAIN) {
-            rc = (int)step_in_time(c, WRITABLE);
+            rc = rc & POLLOUT ? (int)step_in_time(c, WRITABLE) : -EINVAL;
         } else {
             rc = n < 0 ? (int)n : -EIO;
             if (rc != -EINVAL)
@@ -229,6 +231,8 @@ static int splice_round(struct copy *c)
     ssize_t n = splice_in(&c->reads, &pipe, left < PIPE_BYTES ? (size_t)left : PIPE_BYTES);
     if (unlikely(n <= 0)) {
         pipe_give(&pipe);
+        if (n == -EAGAIN && !(ready & POLLIN))
+            return -EINVAL; /* as in empty_pipe() */
         /* The end; or a byte sent with MSG_OOB, at which a splice stops as if that were one, and
          * which a receive passes over. */
         if (n == 0 || n == -EAGAIN)

@@ -1,9 +1,13 @@
 /*
- * copy_splice_test.cpp: wh_copy() while it splices: sockets that must not block.
+ * copy_splice_test.cpp: wh_copy() while it splices: sockets that must not block, and those that a
+ * poll says too much about.
  */
 #include "tests/net/copy.hpp"
 
 #include <catch2/catch_test_macros.hpp>
+
+#include <linux/net_tstamp.h>
+#include <poll.h>
 
 namespace
 {
@@ -33,6 +37,21 @@ struct Stopped {
         return n == static_cast<intptr_t>(sink.got.size()) ? n : -1;
     }
 };
+
+/* Something that nobody takes out is in the error queue of the socket: when it sent this. */
+bool queue_error(int fd)
+{
+    const int stamps = SOF_TIMESTAMPING_TX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE;
+    const int none = 0;
+    if (setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &stamps, sizeof stamps) < 0)
+        return false;
+    put(fd, "!");
+    until([=] {
+        struct pollfd poll_fd = {fd, 0, 0};
+        return poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & POLLERR);
+    });
+    return setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &none, sizeof none) == 0;
+}
 
 } // namespace
 
@@ -113,5 +132,49 @@ TEST_CASE("copy: a pipe is spliced as it is")
             join(sender);
             join(receiver);
             CHECK((sink.got == pattern(1000000)));
+        });
+}
+
+/* ---- What a poll reports for ever ---- */
+
+TEST_CASE("copy: something in the error queue of a socket makes nobody spin")
+{
+    if (!spliced())
+        return;
+    for (bool of_from : {true, false})
+        in_run([&] {
+            INFO((of_from ? "from" : "to"));
+            Source source(TCP);
+            Sink sink(TCP);
+            sink.narrow();
+            const bool queued = queue_error(of_from ? source.fd : sink.fd);
+            CHECK(queued);
+            if (of_from) {
+                char sent_back;
+                const ssize_t taken = wh_recv(source.peer, &sent_back, 1, 0);
+                CHECK(taken == 1);
+            }
+            const std::string text = pattern(of_from ? 100000 : 1000000);
+            wh_coro *receiver = of_from ? sink.receive() : nullptr;
+            wh_coro *sender =
+                spawn([&] { return intptr_t(wh_send_all(source.peer, text.data(), text.size())); });
+            wh_coro *copier = spawn(
+                [&] { return intptr_t(wh_copy(sink.conn, source.conn, WH_COPY_ALL, nullptr)); });
+            /* It has tried to splice, and goes on without. */
+            until([&] { return stats(sink.conn).bytes_out > 8192; });
+            if (of_from)
+                until([&] { return sink.received == text.size(); });
+            until_parked(copier);
+            until([&] { return blocks(of_from ? source.fd : sink.fd); });
+            if (!of_from)
+                receiver = sink.receive();
+            const intptr_t sent = join(sender);
+            CHECK(sent == static_cast<intptr_t>(text.size()));
+            source.peer.reset();
+            const intptr_t n = join(copier);
+            CHECK(n == static_cast<intptr_t>(text.size()));
+            sink.end();
+            join(receiver);
+            CHECK((sink.got == (of_from ? "" : "!") + text));
         });
 }
