@@ -393,6 +393,18 @@ void wh_process_destroy(wh_process *process)
 
 /* ---- In one call ---- */
 
+/* Waits and destroys. The status is stored only with 0: of one that was stopped it would depend on
+ * who sees the deadline first, the keeper or the caller. */
+static int finish(wh_process *process, int *ret_status)
+{
+    int status = 0;
+    int rc = wh_process_wait(process, &status);
+    if (rc == 0 && ret_status)
+        *ret_status = status;
+    wh_process_destroy(process);
+    return rc;
+}
+
 static bool has_pipe(const wh_process_options *o)
 {
     return o->in == WH_STDIO_PIPE || o->out == WH_STDIO_PIPE || o->err == WH_STDIO_PIPE;
@@ -406,9 +418,7 @@ int wh_process_run(const char *const *argv, const wh_process_options *options, i
     int rc = wh_process_spawn(&process, argv, options);
     if (rc < 0)
         return rc;
-    rc = wh_process_wait(process, ret_status);
-    wh_process_destroy(process);
-    return rc;
+    return finish(process, ret_status);
 }
 
 struct text {
@@ -464,8 +474,9 @@ ssize_t wh_process_output(const char *const *argv, const wh_process_options *opt
     rc = text_read(&text, fd, most);
     wh_close(fd);
     if (rc == 0)
-        rc = wh_process_wait(process, ret_status);
-    wh_process_destroy(process);
+        rc = finish(process, ret_status);
+    else
+        wh_process_destroy(process);
     if (rc < 0) {
         free(text.bytes);
         return rc;

@@ -145,8 +145,8 @@ WH_API void wh_process_destroy(wh_process *process);
 
 /*
  * Spawns, waits and destroys. May park. Returns 0 and the status, as wh_process_wait() does; or an
- * error of one of the two: with -ETIMEDOUT and -ECANCELED the process was stopped. A pipe in the
- * options is -EINVAL, because nobody would be at its other end.
+ * error of one of the two, without a status: with -ETIMEDOUT and -ECANCELED the process was
+ * stopped. A pipe in the options is -EINVAL, because nobody would be at its other end.
  */
 WH_API int wh_process_run(const char *const *argv, const wh_process_options *options,
                           int *ret_status);

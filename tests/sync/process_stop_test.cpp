@@ -168,12 +168,14 @@ TEST_CASE("process: cancelling the coroutine that spawned it does not concern it
 {
     in_clean_run([] {
         std::unique_ptr<Process> process;
+        wh_event spawned = {};
         int rc = 0;
         wh_coro *coro = spawn([&] {
             process = std::make_unique<Process>(CAT, PIPES);
+            wh_event_set(&spawned);
             rc = wh_process_wait(*process, nullptr);
         });
-        wh_yield();
+        wh_event_wait(&spawned);
         wh_cancel(coro);
         join(coro);
         CHECK(rc == -ECANCELED);
