@@ -11,9 +11,9 @@
  * closes its output. All of it is one group: the first error ends the rest.
  *
  * Look at work(), which is the whole pipeline, and at read_file() and write_file(): calls of whorl,
- * so that one worker's file is on its way while another one computes. What computes holds the only
- * thread: the shrinking lets the others have it now and then (wh_yield()), libpng does not.
- * Pictures are passed by pointer and belong to the table they came from, so whatever ends the
+ * so that one worker's file is on its way while another one computes. To compute would hold the
+ * thread that runs all the others: compute() has it done on another one (wh_blocking()). Pictures
+ * are passed by pointer and belong to the table they came from, so whatever ends the
  * pipeline, nothing that was under way in a channel is lost.
  *
  * Without arguments it makes pictures of its own in a temporary directory, looks at every pixel of
@@ -30,7 +30,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { STAGES = 3, OWN_PICTURES = 8, PATH_BYTES = 4096, CHANNELS = 4, ROWS_A_TURN = 32 };
+enum { STAGES = 3, OWN_PICTURES = 8, PATH_BYTES = 4096, CHANNELS = 4 };
 static const size_t pixels_max = (size_t)1 << 26;
 
 /* RGBA, a byte each. */
@@ -43,15 +43,16 @@ struct picture {
     const char *from;
     char to[PATH_BYTES];
     struct raster before, after;
-    size_t file_bytes; /* of what was written */
+    unsigned char *file; /* while it is on its way from or to the disk */
+    size_t file_bytes;   /* of the last one */
 };
 
 typedef WH_CHAN(struct picture *) picture_chan;
 
 /* ---- Files ---- */
 
-/* Reads a whole file into *ret_bytes, which the caller frees. Returns its length, or an error. */
-static ssize_t read_file(const char *path, unsigned char **ret_bytes)
+/* Reads the whole of it into picture->file. */
+static int read_file(const char *path, struct picture *picture)
 {
     struct statx info;
     wh_fd fd = wh_openat(AT_FDCWD, path, O_RDONLY, 0);
@@ -72,10 +73,11 @@ static ssize_t read_file(const char *path, unsigned char **ret_bytes)
     wh_close(fd);
     if (rc < 0) {
         free(bytes);
-        return rc;
+        return (int)rc;
     }
-    *ret_bytes = bytes;
-    return (ssize_t)have;
+    picture->file = bytes;
+    picture->file_bytes = have;
+    return 0;
 }
 
 static int write_file(const char *path, const unsigned char *bytes, size_t len)
@@ -88,7 +90,7 @@ static int write_file(const char *path, const unsigned char *bytes, size_t len)
     return rc < 0 ? (int)rc : closed;
 }
 
-/* ---- Pictures: libpng between memory and memory ---- */
+/* ---- What computes, on other threads: nothing here may call whorl ---- */
 
 static int refused(const char *path, png_image *image)
 {
@@ -97,11 +99,12 @@ static int refused(const char *path, png_image *image)
     return -EBADMSG;
 }
 
-static int decode(const char *path, const unsigned char *file, size_t len, struct raster *raster)
+static int decode(struct picture *picture)
 {
+    struct raster *raster = &picture->before;
     png_image image = {.version = PNG_IMAGE_VERSION};
-    if (!png_image_begin_read_from_memory(&image, file, len))
-        return refused(path, &image);
+    if (!png_image_begin_read_from_memory(&image, picture->file, picture->file_bytes))
+        return refused(picture->from, &image);
     if (image.height > pixels_max / image.width) {
         png_image_free(&image);
         return -EFBIG;
@@ -115,28 +118,25 @@ static int decode(const char *path, const unsigned char *file, size_t len, struc
         return -ENOMEM;
     }
     if (!png_image_finish_read(&image, NULL, raster->bytes, 0, NULL))
-        return refused(path, &image);
+        return refused(picture->from, &image);
     return 0;
 }
 
-/* Writes the raster as a PNG. Returns the size of the file, or an error. */
-static ssize_t encode_to(const char *path, const struct raster *raster)
+static int encode(struct picture *picture)
 {
+    const struct raster *raster = &picture->after;
     png_image image = {.version = PNG_IMAGE_VERSION,
                        .width = raster->width,
                        .height = raster->height,
                        .format = PNG_FORMAT_RGBA};
     png_alloc_size_t len = PNG_IMAGE_PNG_SIZE_MAX(image);
-    unsigned char *file = malloc(len);
-    if (!file)
+    picture->file = malloc(len);
+    if (!picture->file)
         return -ENOMEM;
-    int rc;
-    if (png_image_write_to_memory(&image, file, &len, 0, raster->bytes, 0, NULL))
-        rc = write_file(path, file, len);
-    else
-        rc = refused(path, &image);
-    free(file);
-    return rc < 0 ? rc : (ssize_t)len;
+    if (!png_image_write_to_memory(&image, picture->file, &len, 0, raster->bytes, 0, NULL))
+        return refused(picture->to, &image);
+    picture->file_bytes = len;
+    return 0;
 }
 
 static const unsigned char *pixel(const struct raster *raster, unsigned x, unsigned y)
@@ -147,15 +147,17 @@ static const unsigned char *pixel(const struct raster *raster, unsigned x, unsig
 }
 
 /* Each pixel becomes the mean of four. */
-static int halve(const struct raster *from, struct raster *to)
+static int halve(struct picture *picture)
 {
+    const struct raster *from = &picture->before;
+    struct raster *to = &picture->after;
     to->width = (from->width + 1) / 2;
     to->height = (from->height + 1) / 2;
     to->bytes = malloc((size_t)to->width * to->height * CHANNELS);
     if (!to->bytes)
         return -ENOMEM;
     unsigned char *out = to->bytes;
-    for (unsigned y = 0; y < to->height; y++) {
+    for (unsigned y = 0; y < to->height; y++)
         for (unsigned x = 0; x < to->width; x++)
             for (int i = 0; i < CHANNELS; i++)
                 *out++ = (unsigned char)((pixel(from, 2 * x, 2 * y)[i] +
@@ -163,37 +165,50 @@ static int halve(const struct raster *from, struct raster *to)
                                           pixel(from, 2 * x, 2 * y + 1)[i] +
                                           pixel(from, 2 * x + 1, 2 * y + 1)[i] + 2) /
                                          4);
-        if (y % ROWS_A_TURN == ROWS_A_TURN - 1)
-            wh_yield();
-    }
     return 0;
 }
 
 /* ---- The steps ---- */
 
+/* Waits for a computation on another thread, whatever happens meanwhile: it has the picture. */
+static int compute(int (*function)(struct picture *), struct picture *picture)
+{
+    intptr_t result = 0;
+    int rc = 0;
+    WH_SHIELD
+    {
+        rc = wh_blocking(&result, function, picture);
+    }
+    return rc < 0 ? rc : (int)result;
+}
+
+static void drop_file(struct picture *picture)
+{
+    free(picture->file);
+    picture->file = NULL;
+}
+
 static int load(struct picture *picture)
 {
-    unsigned char *file = NULL;
-    ssize_t len = read_file(picture->from, &file);
-    if (len < 0)
-        return (int)len;
-    int rc = decode(picture->from, file, (size_t)len, &picture->before);
-    free(file);
+    int rc = read_file(picture->from, picture);
+    if (rc == 0)
+        rc = compute(decode, picture);
+    drop_file(picture);
     return rc;
 }
 
 static int shrink(struct picture *picture)
 {
-    return halve(&picture->before, &picture->after);
+    return compute(halve, picture);
 }
 
 static int save(struct picture *picture)
 {
-    ssize_t len = encode_to(picture->to, &picture->after);
-    if (len < 0)
-        return (int)len;
-    picture->file_bytes = (size_t)len;
-    return 0;
+    int rc = compute(encode, picture);
+    if (rc == 0)
+        rc = write_file(picture->to, picture->file, picture->file_bytes);
+    drop_file(picture);
+    return rc;
 }
 
 /* ---- The pipeline ---- */
@@ -294,17 +309,14 @@ static int convert(struct picture *pictures, int count)
 /* Reads back what was written: it must be the picture that was meant, byte by byte. */
 static int verify(const struct picture *picture)
 {
-    unsigned char *file = NULL;
-    struct raster read = {0, 0, NULL};
-    ssize_t len = read_file(picture->to, &file);
-    int rc = len < 0 ? (int)len : decode(picture->to, file, (size_t)len, &read);
-    const struct raster *meant = &picture->after;
+    struct picture copy = {.from = picture->to};
+    int rc = load(&copy);
+    const struct raster *read = &copy.before, *meant = &picture->after;
     if (rc == 0 &&
-        (read.width != meant->width || read.height != meant->height ||
-         memcmp(read.bytes, meant->bytes, (size_t)read.width * read.height * CHANNELS) != 0))
+        (read->width != meant->width || read->height != meant->height ||
+         memcmp(read->bytes, meant->bytes, (size_t)read->width * read->height * CHANNELS) != 0))
         rc = -EBADMSG;
-    free(read.bytes);
-    free(file);
+    free(read->bytes);
     return rc;
 }
 
@@ -362,21 +374,23 @@ struct own {
 /* Red is the column, green is the row, blue is the picture's number. */
 static int make_picture(const char *path, int number)
 {
-    struct raster raster = {(unsigned)(64 + 16 * number), 128, NULL};
-    raster.bytes = malloc((size_t)raster.width * raster.height * CHANNELS);
-    if (!raster.bytes)
+    struct picture picture = {.after = {(unsigned)(64 + 16 * number), 128, NULL}};
+    struct raster *raster = &picture.after;
+    raster->bytes = malloc((size_t)raster->width * raster->height * CHANNELS);
+    if (!raster->bytes)
         return -ENOMEM;
-    unsigned char *out = raster.bytes;
-    for (unsigned y = 0; y < raster.height; y++)
-        for (unsigned x = 0; x < raster.width; x++) {
+    unsigned char *out = raster->bytes;
+    for (unsigned y = 0; y < raster->height; y++)
+        for (unsigned x = 0; x < raster->width; x++) {
             *out++ = (unsigned char)x;
             *out++ = (unsigned char)y;
             *out++ = (unsigned char)number;
             *out++ = 255;
         }
-    ssize_t len = encode_to(path, &raster);
-    free(raster.bytes);
-    return len < 0 ? (int)len : 0;
+    snprintf(picture.to, PATH_BYTES, "%s", path);
+    int rc = save(&picture);
+    free(raster->bytes);
+    return rc;
 }
 
 static int make_pictures(struct own *own, struct picture *pictures)
