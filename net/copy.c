@@ -96,7 +96,8 @@ static int64_t idle_until(const struct both *both)
     return __atomic_load_n(&both->moved_ns, __ATOMIC_RELAXED) + both->idle_ns;
 }
 
-/* Ends with -ETIMEDOUT when nothing has moved in the other direction either. */
+/* Ends with -ETIMEDOUT when nothing has moved in the other direction either. Before its time that
+ * is what the kernel says of a connection, once. */
 static ssize_t step_unless_idle(struct copy *c, enum step step)
 {
     if (!c->both || c->both->idle_ns == WH_NEVER || c->both->watched)
@@ -108,7 +109,8 @@ static ssize_t step_unless_idle(struct copy *c, enum step step)
         {
             n = step_now(c, step);
         }
-        if (n != -ETIMEDOUT || idle_until(c->both) <= until_ns || wh_ctx_err(NULL) < 0)
+        if (n != -ETIMEDOUT || wh_now() < until_ns || idle_until(c->both) <= until_ns ||
+            wh_ctx_err(NULL) < 0)
             return n;
     }
 }
@@ -336,10 +338,13 @@ static void fail(struct both *both, int error)
 static void copy_one_way(struct copy *c)
 {
     int rc = copy(c, "wh_copy_both");
-    if (rc == 0)
+    if (rc == 0) {
         rc = wh_conn_shutdown(c->to);
-    /* A peer that has gone altogether: what comes from there says how. */
-    if (rc < 0 && rc != -EOPNOTSUPP && rc != -ENOTCONN)
+        /* A peer that has gone altogether: what comes from there says how. */
+        if (rc == -EOPNOTSUPP || rc == -ENOTCONN)
+            rc = 0;
+    }
+    if (rc < 0)
         fail(c->both, rc);
 }
 

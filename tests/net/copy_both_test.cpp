@@ -148,6 +148,46 @@ TEST_CASE("copy both: an error of one direction ends the other")
     });
 }
 
+TEST_CASE("copy both: a connection that the kernel gives up is an error, not idle and not an end")
+{
+    in_run([] {
+        Pair pair(TCP, UNIX);
+        const int ms = 200, bytes = 200000;
+        int rc = setsockopt(pair.a.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms);
+        CHECK(rc == 0);
+        rc = setsockopt(pair.a.fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+        CHECK(rc == 0);
+        pair.start(WH_HOUR);
+        until_parked(pair.copier);
+        /* More than the peer takes, which does not read, and less than waits on this side of it: so
+         * this direction has moved, waits for more, and the other one is told. */
+        wh_coro *other = spawn([&] {
+            const std::string text = pattern(bytes);
+            (void)wh_send_all(pair.b.peer, text.data(), text.size());
+            if (next(pair.b.peer) == 0)
+                wh_shutdown(pair.b.peer, SHUT_WR);
+        });
+        const intptr_t n = pair.end();
+        CHECK(n == -ETIMEDOUT);
+        pair.b.conn.reset();
+        join(other);
+    });
+}
+
+TEST_CASE("copy both: a socket that was never connected is an error")
+{
+    in_run([] {
+        Pair pair(TCP, UNIX);
+        pair.a.conn = Conn(Fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)));
+        intptr_t rc = 0;
+        WH_WITH_TIMEOUT(5 * WH_SECOND)
+        {
+            rc = wh_copy_both(pair.a.conn, pair.b.conn, 0, nullptr);
+        }
+        CHECK(rc == -ENOTCONN);
+    });
+}
+
 TEST_CASE("copy both: it is idle only when nothing moves either way")
 {
     in_run([] {
