@@ -67,6 +67,9 @@ struct copy {
     bool spliced;      /* by these: */
     bool unspliceable; /* found out */
     struct splicer reads, writes;
+    struct run_hook hook; /* while it is spliced */
+    struct pipe pipe;
+    bool piped;        /* `pipe` is this copy's */
     struct both *both; /* or NULL: one direction alone */
 };
 
@@ -178,27 +181,29 @@ static int buffer_round(struct copy *c)
 /* ---- Through a pipe: the same ---- */
 
 /* Where what is in the pipe came from, to be read again. Returns 1 or -ENOMEM. */
-COLD static int put_back(struct copy *c, const struct pipe *pipe, size_t len)
+COLD static int put_back(struct copy *c, size_t len)
 {
     char *bytes = mem_alloc(len);
-    if (!bytes || !pipe_read(pipe, bytes, len)) {
+    c->piped = false;
+    if (!bytes || !pipe_read(&c->pipe, bytes, len)) {
         mem_free(bytes);
-        pipe_drop(pipe);
+        pipe_drop(&c->pipe);
         conn_lost(c->from, -ENOMEM);
         return -ENOMEM;
     }
-    pipe_give(pipe);
+    pipe_give(&c->pipe);
     conn_put_back(c->from, bytes, len);
     return 1;
 }
 
 /* The pipe has `len` bytes; it is given back. -EINVAL: `to` cannot be spliced to, or not waited for
  * by a poll, which reports what is in its error queue for ever. */
-static int empty_pipe(struct copy *c, const struct pipe *pipe, size_t len)
+static int empty_pipe(struct copy *c, size_t len)
 {
     int rc = POLLOUT;
+    c->piped = true;
     while (len && rc > 0) {
-        ssize_t n = splice_out(pipe, &c->writes, len);
+        ssize_t n = splice_out(&c->pipe, &c->writes, len);
         if (likely(n > 0)) {
             conn_sent(c->to, n);
             moved(c, n);
@@ -213,10 +218,11 @@ static int empty_pipe(struct copy *c, const struct pipe *pipe, size_t len)
         }
     }
     if (likely(!len)) {
-        pipe_give(pipe);
+        c->piped = false;
+        pipe_give(&c->pipe);
         return 1;
     }
-    return put_back(c, pipe, len) < 0 && rc == -EINVAL ? -ENOMEM : rc;
+    return put_back(c, len) < 0 && rc == -EINVAL ? -ENOMEM : rc;
 }
 
 static int splice_round(struct copy *c)
@@ -224,15 +230,14 @@ static int splice_round(struct copy *c)
     int ready = (int)step_in_time(c, READABLE);
     if (ready < 0)
         return ready;
-    struct pipe pipe;
-    if (unlikely(!pipe_take(&pipe))) {
+    if (unlikely(!pipe_take(&c->pipe))) {
         c->room = ROOM_BYTES;
         return buffer_round(c);
     }
     int64_t left = c->max - c->moved;
-    ssize_t n = splice_in(&c->reads, &pipe, left < PIPE_BYTES ? (size_t)left : PIPE_BYTES);
+    ssize_t n = splice_in(&c->reads, &c->pipe, left < PIPE_BYTES ? (size_t)left : PIPE_BYTES);
     if (unlikely(n <= 0)) {
-        pipe_give(&pipe);
+        pipe_give(&c->pipe);
         if (n == -EAGAIN && !(ready & POLLIN))
             return -EINVAL; /* as in empty_pipe() */
         /* The end; or a byte sent with MSG_OOB, at which a splice stops as if that were one, and
@@ -245,7 +250,22 @@ static int splice_round(struct copy *c)
     }
     conn_received(c->from, n);
     c->piece = n;
-    return empty_pipe(c, &pipe, (size_t)n);
+    return empty_pipe(c, (size_t)n);
+}
+
+/* Sockets block again as before, and there is no pipe any more: also of one that has been
+ * abandoned, by the time the run is over. */
+static void undo_splices(struct copy *c)
+{
+    splice_end(&c->reads);
+    splice_end(&c->writes);
+    if (unlikely(c->piped))
+        pipe_drop(&c->pipe);
+}
+
+static void abandoned(struct run_hook *hook)
+{
+    undo_splices(container_of(hook, struct copy, hook));
 }
 
 /* Both can be, or none is. */
@@ -260,15 +280,21 @@ static void begin_splices(struct copy *c)
     if (!c->spliced) {
         splice_end(&c->reads);
         c->unspliceable = true;
+        return;
     }
+    INSIDE(self, "wh_copy");
+    c->hook = (struct run_hook){.over = abandoned};
+    run_hook_add(self->worker->run, &c->hook);
 }
 
 static void end_splices(struct copy *c)
 {
     if (!c->spliced)
         return;
-    splice_end(&c->reads);
-    splice_end(&c->writes);
+    INSIDE(self, "wh_copy");
+    (void)self;
+    run_hook_remove(&c->hook);
+    undo_splices(c);
     c->spliced = false;
 }
 

@@ -94,6 +94,52 @@ TEST_CASE("copy: of two on one open file the first to end leaves it non-blocking
     }
 }
 
+TEST_CASE("copy: one that a run abandons is forgotten, and what it had is closed")
+{
+    if (!spliced())
+        return;
+    ChildEnd end = in_child([] {
+        FdPair from = socket_pair(), to = socket_pair();
+        const int few = 8192;
+        CHILD_REQUIRE(setsockopt(to.a, SOL_SOCKET, SO_SNDBUF, &few, sizeof few) == 0);
+        const std::string text(500000, 'x');
+        wh_options options = {};
+        options.grace_ns = -1;
+        const int fds = fds_open();
+        for (int i = 0; i < 3; i++) {
+            const int rc = in_run(
+                [&] {
+                    wh_conn *reads = nullptr, *writes = nullptr;
+                    if (wh_conn_create(&reads, from.a) < 0 || wh_conn_create(&writes, to.a) < 0)
+                        return -ENOMEM;
+                    /* What an abandoned coroutine owns is lost: no copy of a body. */
+                    int went = wh_go(wh_send_all, static_cast<int>(from.b),
+                                     static_cast<const void *>(text.data()), text.size());
+                    if (went == 0)
+                        went = wh_go(wh_copy, writes, reads, WH_COPY_ALL,
+                                     static_cast<uint64_t *>(nullptr));
+                    char some[4096];
+                    for (int got = 0; went == 0 && got < 100000;)
+                        got += static_cast<int>(wh_recv(to.b, some, sizeof some, 0));
+                    until([&] { return !blocks(to.a); });
+                    wh_sleep(WH_MILLISECOND);
+                    return went;
+                },
+                &options);
+            CHILD_REQUIRE(rc == 0);
+            CHILD_REQUIRE(blocks(from.a) && blocks(to.a));
+            CHILD_REQUIRE(fds_open() == fds);
+            char some[65536];
+            for (int fd : {static_cast<int>(from.a), static_cast<int>(to.b)})
+                while (recv(fd, some, sizeof some, MSG_DONTWAIT) > 0)
+                    ;
+        }
+        return 0;
+    });
+    INFO(end.how());
+    CHECK(end.exited(0));
+}
+
 TEST_CASE("copy: sockets that somebody else makes block again are not waited for by the thread")
 {
     for (Kind kind : {TCP, UNIX}) {
