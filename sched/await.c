@@ -39,6 +39,7 @@
 #include "sched/recv_buffer.h"
 
 #include <errno.h>
+#include <linux/time_types.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -51,6 +52,9 @@ static_assert(WORKERS_MAX <= 62, "a bit each, and the two above");
 /* After this time without a completion a cancel is asked for again; it doubles, this often. */
 #define ASK_AGAIN_NS (1 * WH_MILLISECOND)
 enum { ASKS_DOUBLED_MAX = 7 };
+
+/* Between two tries of what is not ready though a poll returns at once. */
+#define PAUSE_NS (5 * WH_MILLISECOND)
 
 static bool op_withdraw(wh_coro *coro, int why)
 {
@@ -225,24 +229,37 @@ static int32_t submit_and_park(wh_coro *self, const struct wait_kind *kind)
     return res;
 }
 
-/* The kernel says "not ready" of a descriptor that is non-blocking: waits until it is. */
+/* Waits for another operation on the descriptor in place of the coroutine's. */
+COLD static int32_t await_instead(wh_coro *self, const struct op *op)
+{
+    self->op = *op;
+    deadline_arm(self);
+    return submit_and_park(self, &wait_op);
+}
+
+/* The kernel says "not ready" of a descriptor that is non-blocking: waits until it is. A poll also
+ * returns for what is in a socket's error queue, which is the program's to take out: then there is
+ * a pause before the next one, in the list of those that a close finds. */
 COLD static int32_t retry_when_ready(wh_coro *self)
 {
-    struct op wanted = self->op;
+    static const struct __kernel_timespec pause = {.tv_nsec = PAUSE_NS};
+    const struct op wanted = self->op;
+    const int events = op_table[wanted.code].poll_events;
+    const struct op polls = {.code = OP_POLL, .fd = wanted.fd, .flags = (uint32_t)events};
+    const struct op pauses = {
+        .code = OP_PAUSE, .fd = wanted.fd, .addr = (uint64_t)(uintptr_t)&pause, .len = 1};
     int32_t res;
     do {
         res = ended(self);
-        if (res < 0)
-            break;
-        self->op = (struct op){.code = OP_POLL, .fd = wanted.fd};
-        self->op.flags = (uint32_t)op_table[wanted.code].poll_events;
-        deadline_arm(self);
-        res = submit_and_park(self, &wait_op);
-        if (res < 0)
-            break;
-        self->op = wanted;
-        deadline_arm(self);
-        res = submit_and_park(self, &wait_op);
+        int32_t seen = res < 0 ? res : await_instead(self, &polls);
+        if (seen < 0)
+            return seen;
+        res = await_instead(self, &wanted);
+        if (res == -EAGAIN && !(seen & events)) {
+            res = await_instead(self, &pauses);
+            if (res == -ETIME)
+                res = -EAGAIN;
+        }
     } while (res == -EAGAIN);
     return res;
 }

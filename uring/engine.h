@@ -73,6 +73,7 @@ enum op_code {
     OP_FGETXATTR,
     OP_FSETXATTR,
     OP_POLL,
+    OP_PAUSE,
     OP_WAITID,
     OP_NOTED, /* from here on the owner notes something when they complete */
     OP_CLOSE = OP_NOTED,

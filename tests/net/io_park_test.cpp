@@ -11,6 +11,8 @@
 #include <memory>
 #include <vector>
 
+#include <linux/net_tstamp.h>
+#include <poll.h>
 #include <sys/inotify.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -432,6 +434,45 @@ TEST_CASE("io: a deadline, a cancel and a close end the wait for what says -EAGA
             }
             join(reader);
             CHECK(n == (close_it ? -EBADF : -ECANCELED));
+        }
+        check_nothing_in_flight();
+    });
+}
+
+TEST_CASE("io: what is in the error queue of a non-blocking socket makes nobody spin")
+{
+    in_run([] {
+        FdPair pair = tcp_pair(SOCK_NONBLOCK);
+        const int stamps = SOF_TIMESTAMPING_TX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE;
+        int rc = setsockopt(pair.a, SOL_SOCKET, SO_TIMESTAMPING, &stamps, sizeof stamps);
+        CHECK(rc == 0);
+        CHECK(write(pair.a, "!", 1) == 1);
+        struct pollfd queued = {pair.a, 0, 0};
+        while (poll(&queued, 1, 1000) == 1 && !(queued.revents & POLLERR))
+            ;
+        int fd = pair.a.release();
+        enum { COME, CANCEL, CLOSE };
+        for (int how : {COME, CANCEL, CLOSE}) {
+            char buf[16];
+            ssize_t n = 0;
+            wh_stats before, after;
+            wh_coro *reader = spawn([&] { n = wh_read(fd, buf, sizeof buf); });
+            wh_yield();
+            wh_stats_get(&before);
+            wh_sleep(100 * WH_MILLISECOND);
+            wh_stats_get(&after);
+            CHECK(reader->state == CORO_PARKED);
+            CHECK(after.switches - before.switches < 500);
+            if (how == COME)
+                CHECK(write(pair.b, "x", 1) == 1);
+            if (how == CANCEL)
+                wh_cancel(reader);
+            if (how == CLOSE) {
+                rc = wh_close(fd);
+                CHECK(rc == 0);
+            }
+            join(reader);
+            CHECK(n == (how == COME ? 1 : how == CANCEL ? -ECANCELED : -EBADF));
         }
         check_nothing_in_flight();
     });
