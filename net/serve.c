@@ -206,19 +206,28 @@ static int starve(struct acceptor *acceptor, int error)
     return rc;
 }
 
+/* After accepting: an acceptor that waited with one would keep it from the newcomers of another
+ * listener. One that there is is had also when the context has ended. */
+static int take_slot(struct server *server)
+{
+    return likely(wh_sem_try_acquire(&server->slots, 1) == 0) ? 0
+                                                              : wh_sem_acquire(&server->slots, 1);
+}
+
 /* Returns why it ends. */
 static int accept_all(struct acceptor *acceptor)
 {
     struct server *server = acceptor->server;
     for (;;) {
-        int rc = wh_sem_acquire(&server->slots, 1);
-        if (rc < 0)
-            return rc;
+        int rc = 0;
         wh_fd fd = accept_one(acceptor);
         if (likely(fd >= 0)) {
-            rc = admit(server, fd);
+            rc = take_slot(server);
+            if (unlikely(rc < 0))
+                wh_close(fd);
+            else
+                rc = admit(server, fd);
         } else {
-            wh_sem_release(&server->slots, 1);
             if (is_end(fd))
                 return fd;
             if (is_starved(fd))

@@ -75,8 +75,9 @@ typedef struct wh_serve_stats {
 
 /* Zero in a field means its default; NULL for the struct all of them. */
 typedef struct wh_serve_options {
-    /* Most connections at once; further ones wait in the kernel's queue (listen(2)) until one has
-     * ended. Default: as many as there are descriptors for. */
+    /* Most connections at once; further ones wait until one has ended: eight of each listener are
+     * accepted meanwhile, and have a descriptor, the others are in the kernel's queue (listen(2)).
+     * Default: as many as there are descriptors for. */
     uint64_t connections_max;
     /* How long connections may go on when the server is to end, in nanoseconds. -1: not at all.
      * Default 10 s. */

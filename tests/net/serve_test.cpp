@@ -347,6 +347,26 @@ TEST_CASE("serve: above the limit newcomers wait until one has gone")
     });
 }
 
+TEST_CASE("serve: below the limit every newcomer is served, whichever listener has it")
+{
+    in_run([] {
+        wh_serve_options options = {};
+        options.connections_max = 1;
+        Server server(echo_lines, options, 1);
+        for (int i = 0; i < 40; i++) { /* the kernel chooses the listener */
+            Fd fd = server.dial();
+            bool echoed = false;
+            WH_WITH_TIMEOUT(10 * WH_SECOND)
+            {
+                echoed = echoes(fd, "line\n");
+            }
+            CHECK(echoed);
+            if (!echoed)
+                break;
+        }
+    });
+}
+
 TEST_CASE("serve: the connection has a context, which ends with its handler")
 {
     in_run([] {
