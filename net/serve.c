@@ -48,7 +48,6 @@ struct server {
     wh_sem slots;         /* what is left of connections_max */
     wh_waitgroup running; /* handlers */
     wh_event ended;       /* a connection has ended since it was waited for */
-    bool sheds;           /* an acceptor does, or has and pauses; any acceptor, atomic */
     wh_serve_stats *stats;
 };
 
@@ -56,6 +55,8 @@ struct server {
 struct acceptor {
     struct server *server;
     wh_fd listener;
+    struct acceptor *first; /* of that listener */
+    bool sheds; /* of the first: one of them does, or has and pauses; any of them, atomic */
     wh_coro *coro;
 };
 
@@ -192,17 +193,18 @@ static int admit(struct server *server, wh_fd fd)
     return pause_accepting(server, rc);
 }
 
-/* One newcomer is shed in each pause, however many acceptors there are. */
+/* One newcomer of a listener is shed in each pause, however many acceptors there are. */
 static int starve(struct acceptor *acceptor, int error)
 {
     struct server *server = acceptor->server;
+    bool *shedding = &acceptor->first->sheds;
     bool sheds = (error == -EMFILE || error == -ENFILE) &&
-                 !__atomic_exchange_n(&server->sheds, true, __ATOMIC_RELAXED);
+                 !__atomic_exchange_n(shedding, true, __ATOMIC_RELAXED);
     if (sheds)
         shed(server, acceptor->listener);
     int rc = pause_accepting(server, error);
     if (sheds)
-        __atomic_store_n(&server->sheds, false, __ATOMIC_RELAXED);
+        __atomic_store_n(shedding, false, __ATOMIC_RELAXED);
     return rc;
 }
 
@@ -310,7 +312,8 @@ static int start_all(struct server *server, struct acceptor *acceptors, unsigned
             listener = listen_beside(first);
         if (listener < 0)
             return listener;
-        acceptors[i] = (struct acceptor){.server = server, .listener = listener};
+        acceptors[i] = (struct acceptor){
+            .server = server, .listener = listener, .first = &acceptors[i - i % ACCEPTS]};
         /* Bound: a direct descriptor is closed where it was accepted. */
         int rc = start_acceptor(&acceptors[i], (spread ? i / ACCEPTS : i % wh_workers()) + 1);
         if (rc < 0) {

@@ -396,47 +396,54 @@ TEST_CASE("serve: without descriptors newcomers see an end, and later ones are s
 {
     const char *mask = getenv("WHORL_MASK");
     const bool without_direct = mask && strstr(mask, "direct");
-    ChildEnd end = in_child([without_direct] {
-        return in_run([without_direct] {
-            struct rlimit limit; /* first: an accept that waits goes by the one it began with */
-            getrlimit(RLIMIT_NOFILE, &limit);
-            limit.rlim_cur = static_cast<rlim_t>(Fd(dup(0)) + 60);
-            CHILD_REQUIRE(setrlimit(RLIMIT_NOFILE, &limit) == 0);
-            Server server(echo_lines);
-            std::vector<Fd> clients;
-            for (int i = 0; i < 4; i++) {
-                clients.push_back(server.dial());
-                CHILD_REQUIRE(echoes(clients.back(), "a\n"));
-            }
-            /* Sockets first: to dial takes descriptors, too. */
-            Address address = Address::ipv4(std::stoi(server.name.substr(10)));
-            std::vector<Fd> late;
-            for (int i = 0; i < 3; i++)
-                late.emplace_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-            std::vector<Fd> all;
-            for (int fd; (fd = dup(0)) >= 0;)
-                all.emplace_back(fd);
-            for (Fd &fd : late) {
-                CHILD_REQUIRE(wh_connect(fd, address.any(), address.len) == 0);
-                if (without_direct)
-                    continue; /* it waits */
-                char byte;
-                const ssize_t n = wh_recv(fd, &byte, 1, 0);
-                CHILD_REQUIRE(n == 0 || n == -ECONNRESET);
-            }
-            CHILD_REQUIRE(without_direct ||
-                          __atomic_load_n(&server.stats.shed, __ATOMIC_RELAXED) >= 1);
-            until([&] { return __atomic_load_n(&server.stats.starved, __ATOMIC_RELAXED) >= 1; });
-            CHILD_REQUIRE(echoes(clients[0], "still\n"));
-            all.clear();
-            for (size_t i = 0; without_direct && i < late.size(); i++)
-                CHILD_REQUIRE(echoes(late[i], "late\n"));
-            Fd fd = server.dial();
-            CHILD_REQUIRE(echoes(fd, "again\n"));
+    for (int reuseport : {0, 1}) {
+        ChildEnd end = in_child([without_direct, reuseport] {
+            return in_run([without_direct, reuseport] {
+                struct rlimit limit; /* first: an accept that waits goes by the one it began with */
+                getrlimit(RLIMIT_NOFILE, &limit);
+                limit.rlim_cur = static_cast<rlim_t>(Fd(dup(0)) + 100);
+                CHILD_REQUIRE(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+                Server server(echo_lines, {}, reuseport);
+                std::vector<Fd> clients;
+                for (int i = 0; i < 4; i++) {
+                    clients.push_back(server.dial());
+                    CHILD_REQUIRE(echoes(clients.back(), "a\n"));
+                }
+                /* Sockets first: to dial takes descriptors, too. */
+                Address address = Address::ipv4(std::stoi(server.name.substr(10)));
+                std::vector<Fd> late;
+                for (int i = 0; i < 8; i++)
+                    late.emplace_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+                std::vector<Fd> all;
+                for (int fd; (fd = dup(0)) >= 0;)
+                    all.emplace_back(fd);
+                for (Fd &fd : late) {
+                    CHILD_REQUIRE(wh_connect(fd, address.any(), address.len) == 0);
+                    if (without_direct)
+                        continue; /* it waits */
+                    char byte;
+                    ssize_t n = 1;
+                    WH_WITH_TIMEOUT(10 * WH_SECOND)
+                    {
+                        n = wh_recv(fd, &byte, 1, 0);
+                    }
+                    CHILD_REQUIRE(n == 0 || n == -ECONNRESET);
+                }
+                CHILD_REQUIRE(without_direct ||
+                              __atomic_load_n(&server.stats.shed, __ATOMIC_RELAXED) >= 1);
+                until(
+                    [&] { return __atomic_load_n(&server.stats.starved, __ATOMIC_RELAXED) >= 1; });
+                CHILD_REQUIRE(echoes(clients[0], "still\n"));
+                all.clear();
+                for (size_t i = 0; without_direct && i < late.size(); i++)
+                    CHILD_REQUIRE(echoes(late[i], "late\n"));
+                Fd fd = server.dial();
+                CHILD_REQUIRE(echoes(fd, "again\n"));
+            });
         });
-    });
-    INFO(end.how());
-    CHECK(end.exited(0));
+        INFO(end.how());
+        CHECK(end.exited(0));
+    }
 }
 
 TEST_CASE("serve: where one cannot accept it ends with the reason, and the descriptor is closed")
