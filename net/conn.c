@@ -234,6 +234,10 @@ static ssize_t received(wh_conn *conn, ssize_t n)
         tally(&conn->stats.reads, 1);
     } else if (!is_of_caller(n)) {
         part_set(conn);
+    } else if (unlikely(n == -ETIMEDOUT && conn->fd >= 0 && wh_ctx_err(NULL) == 0)) {
+        /* No time has passed: the kernel has given the connection up. It says so once, and then
+         * that it has ended. */
+        conn_lost(conn, -ETIMEDOUT);
     }
     if (n == 0)
         conn->in_over = true;

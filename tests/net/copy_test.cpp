@@ -629,3 +629,34 @@ TEST_CASE("copy: it is the one that reads and the one that writes")
         CHECK(end.said.find("another coroutine is in such a call") != std::string::npos);
     }
 }
+
+TEST_CASE("copy: a stream that the kernel gives up has no end, but goes on being an error")
+{
+    in_run([] {
+        FdPair pair = tcp_pair();
+        const int ms = 200, bytes = 200000;
+        int rc = setsockopt(pair.a, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms);
+        CHECK(rc == 0);
+        rc = setsockopt(pair.a, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+        CHECK(rc == 0);
+        wh_conn *conn = nullptr;
+        rc = wh_conn_create(&conn, pair.a.release());
+        CHECK(rc == 0);
+        char byte;
+        wh_conn_set_timeouts(conn, WH_MILLISECOND, WH_NEVER);
+        ssize_t n = wh_conn_read(conn, &byte, 1); /* its own timeout, which it outlives */
+        CHECK(n == -ETIMEDOUT);
+        wh_conn_set_timeouts(conn, WH_HOUR, WH_NEVER);
+        const std::string text(bytes, 'x'); /* more than a peer takes that does not read */
+        n = wh_conn_write(conn, text.data(), text.size());
+        CHECK(n == bytes);
+        Sink sink(UNIX);
+        for (int i = 0; i < 2; i++) {
+            const int64_t moved = wh_copy(sink.conn, conn, WH_COPY_ALL, nullptr);
+            CHECK(moved == -ETIMEDOUT);
+        }
+        n = wh_conn_read(conn, &byte, 1);
+        CHECK(n == -ETIMEDOUT);
+        wh_conn_abandon(conn);
+    });
+}
