@@ -142,7 +142,7 @@ static void set_limits(struct config *config)
         if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
             limit.rlim_cur = before;
     }
-    uint64_t spare = SPARE_DESCRIPTORS + REFUSALS + 4 * (uint64_t)config->workers;
+    uint64_t spare = SPARE_DESCRIPTORS + REFUSALS + 12 * (uint64_t)config->workers;
     uint64_t most = limit.rlim_cur > spare ? limit.rlim_cur - spare : 1;
     if (config->clients_max <= most)
         return;

@@ -26,9 +26,10 @@
 
 enum {
     WORKERS_MAX = 60,
-    /* Descriptors that are no connection's: of the program, and of each worker. */
+    /* Descriptors that are no connection's: of the program, and of each worker, which has pipes,
+     * and newcomers that wait for a place. */
     FDS_PROGRAM = 16,
-    FDS_WORKER = 16,
+    FDS_WORKER = 24,
     /* Both sides, and a pipe for each direction while its bytes wait for a slow receiver. */
     FDS_CONNECTION = 6,
 };
