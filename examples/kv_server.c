@@ -213,9 +213,7 @@ static int app(void *arg)
     WH_CHAN(int) signals = wh_chan_create(int, 2);
     if (!signals)
         return -ENOMEM;
-    int rc = wh_signal_notify(signals, SIGINT);
-    if (rc == 0)
-        rc = wh_signal_notify(signals, SIGTERM);
+    int rc = wh_signal_notify(signals, SIGINT, SIGTERM);
     if (rc == 0)
         rc = serve(server, signals);
     wh_signal_stop(signals);

@@ -154,9 +154,7 @@ static int app(void *arg)
     WH_CHAN(int) signals = wh_chan_create(int, 2);
     if (!signals)
         return -ENOMEM;
-    int rc = wh_signal_notify(signals, SIGTERM);
-    if (rc == 0)
-        rc = wh_signal_notify(signals, SIGINT);
+    int rc = wh_signal_notify(signals, SIGINT, SIGTERM);
     if (rc == 0)
         rc = serve_all(proxy, signals);
     wh_stats_get(&proxy->run);

@@ -6,8 +6,9 @@
  * The handler is the process's and may run on any thread, at any instruction. It touches only the
  * slots: a fixed array, so that nothing it looks at can go away. A run that asks for signals takes
  * a slot and starts a reader, a coroutine that waits on the slot's eventfd, sends what is pending,
- * and takes everything down when it is cancelled: by the last wh_signal_stop(), or the run's end. A
- * run that gives its coroutines no time for that does it itself (signals_over()).
+ * and takes everything down when it is cancelled by the last wh_signal_stop(). At the run's end it
+ * puts the actions back at once, so that a second Ctrl-C does what it did before; the rest is done
+ * when no coroutine runs any more (signals_over()), or all of it, when there was no time for more.
  *
  * A slot's life, and who may touch its descriptor:
  *
@@ -195,6 +196,14 @@ static void wishes_changed(struct signals *signals, uint64_t dropped)
             action_unwant(number);
 }
 
+static void want_nothing(struct signals *signals)
+{
+    uint64_t dropped = all_wishes(signals);
+    for (struct wish *wish = signals->wishes; wish; wish = wish->next)
+        wish->numbers = 0;
+    wishes_changed(signals, dropped);
+}
+
 static void wish_drop(struct signals *signals, struct wish **at)
 {
     struct wish *wish = *at;
@@ -226,7 +235,7 @@ static void take_down(struct signals *signals)
     mem_free(signals);
 }
 
-/* The run is over and the reader was abandoned. */
+/* The run is over, whether the reader has seen that or was abandoned. */
 static void signals_over(struct run_hook *hook)
 {
     struct signals *signals = container_of(hook, struct signals, hook);
@@ -252,9 +261,14 @@ static void read_signals(struct signals *signals, struct run *run)
     INSIDE(self, "wh_signal_notify");
     (void)self;
     pthread_mutex_lock(&wishes_lock);
-    if (run->signals == signals)
-        run->signals = NULL; /* the run ends */
-    take_down(signals);
+    if (run->signals == signals) {
+        /* The run ends. Who waits at a channel may be left waiting: signals_over() drops the holds,
+         * when nobody runs any more. */
+        run->signals = NULL;
+        want_nothing(signals);
+    } else {
+        take_down(signals);
+    }
     pthread_mutex_unlock(&wishes_lock);
 }
 
@@ -333,27 +347,35 @@ static void signals_end(struct run *run)
     wh_cancel(reader);
 }
 
-static int add(struct signals *signals, wh_chan *ch, int number)
+/* All of them, or none. */
+static int add(struct signals *signals, wh_chan *ch, uint64_t numbers)
 {
     struct wish *wish = wish_of(signals, ch);
     if (!wish)
         return -ENOMEM;
-    if (wish->numbers & bit_of(number))
-        return 0;
-    if (!(all_wishes(signals) & bit_of(number))) {
-        int rc = action_want(number);
-        if (rc < 0) {
-            if (!wish->numbers)
-                wish_drop(signals, wish_at(signals, ch));
-            return rc;
-        }
+    const uint64_t before = wish->numbers;
+    int rc = 0;
+    for (int number = 1; number <= NUMBERS && rc == 0; number++) {
+        if (!(numbers & bit_of(number)))
+            continue;
+        if (!(all_wishes(signals) & bit_of(number)))
+            rc = action_want(number);
+        if (rc == 0)
+            wish->numbers |= bit_of(number);
     }
-    wish->numbers |= bit_of(number);
-    wishes_changed(signals, 0);
-    return 0;
+    if (rc == 0) {
+        wishes_changed(signals, 0);
+        return 0;
+    }
+    uint64_t added = wish->numbers & ~before;
+    wish->numbers = before;
+    wishes_changed(signals, added);
+    if (!before)
+        wish_drop(signals, wish_at(signals, ch));
+    return rc;
 }
 
-static int notify(struct worker *w, wh_chan *ch, int number)
+static int notify(struct worker *w, wh_chan *ch, uint64_t numbers)
 {
     struct run *run = w->run;
     if (!run->signals) {
@@ -363,23 +385,27 @@ static int notify(struct worker *w, wh_chan *ch, int number)
     }
     struct signals *signals = run->signals;
     wh_assert(signals);
-    int rc = add(signals, ch, number);
+    int rc = add(signals, ch, numbers);
     if (rc < 0 && !all_wishes(signals))
         signals_end(run);
     return rc;
 }
 
-int wh_signal_notify_(wh_chan *ch, int number)
+int wh_signal_notify_(wh_chan *ch, const int *numbers, int count)
 {
     INSIDE(self, "wh_signal_notify");
     if (unlikely(!ch))
         coro_misuse(self, "wh_signal_notify", "asks for signals on a NULL channel");
-    if (!can_be_asked_for(number))
-        return -EINVAL;
+    uint64_t asked = 0;
+    for (int i = 0; i < count; i++) {
+        if (!can_be_asked_for(numbers[i]))
+            return -EINVAL;
+        asked |= bit_of(numbers[i]);
+    }
     if (run_ends(self))
         return -ECANCELED;
     pthread_mutex_lock(&wishes_lock);
-    int rc = notify(self->worker, ch, number);
+    int rc = notify(self->worker, ch, asked);
     pthread_mutex_unlock(&wishes_lock);
     return rc;
 }

@@ -100,9 +100,7 @@ int server_run(void *arg)
     WH_CHAN(int) signals = wh_chan_create(int, 2);
     if (!signals)
         return -ENOMEM;
-    int rc = wh_signal_notify(signals, SIGINT);
-    if (rc == 0)
-        rc = wh_signal_notify(signals, SIGTERM);
+    int rc = wh_signal_notify(signals, SIGINT, SIGTERM);
     if (rc == 0) {
         wh_fd listener = server_listen(server);
         rc = listener < 0 ? listener : serve_until_told(server, listener, signals);

@@ -23,7 +23,7 @@
  *     {
  *         WH_CHAN(int) stop = wh_chan_create(int, 2);
  *         const wh_serve_options options = {.stop = stop};
- *         int rc = wh_signal_notify(stop, SIGTERM);
+ *         int rc = wh_signal_notify(stop, SIGTERM, SIGINT);
  *         if (rc == 0)
  *             rc = wh_serve(wh_listen_tcp("127.0.0.1:7000", NULL), greet, NULL, &options);
  *         wh_signal_stop(stop);

@@ -2,8 +2,7 @@
  * whorl/signal.h: signals as elements of a channel.
  *
  *     WH_CHAN(int) stop = wh_chan_create(int, 1);
- *     wh_signal_notify(stop, SIGINT);
- *     wh_signal_notify(stop, SIGTERM);
+ *     wh_signal_notify(stop, SIGINT, SIGTERM);
  *     wh_chan_recv(stop, &number);
  *
  * A signal that is asked for no longer does what it does by default. It is sent to every channel
@@ -23,19 +22,25 @@
 WH_BEGIN_DECLS
 
 /*
- * From now on `number` is sent to ch, a WH_CHAN(int), which is held until wh_signal_stop() or the
- * run's end. Asking twice is asking once. While signals are asked for, one coroutine more lives
- * (the one that reads them), and the run never counts as deadlocked. A NULL channel aborts. Does
- * not park. Returns 0; or
+ * wh_signal_notify(ch, number...): from now on those signals are sent to ch, a WH_CHAN(int), which
+ * is held until wh_signal_stop() or the run's end. Asking twice is asking once. While signals are
+ * asked for, one coroutine more lives (the one that reads them), and the run never counts as
+ * deadlocked. A NULL channel aborts. Does not park. Returns 0; or, with nothing more asked for than
+ * before,
  *
- *   -EINVAL   not a signal that can be caught (SIGKILL, SIGSTOP), or one that says a thread has
- *             failed (SIGSEGV, SIGBUS, SIGFPE, SIGILL), or the wh_options.hog_signal (SIGURG) of
- *             any run in the process
+ *   -EINVAL   one cannot be caught (SIGKILL, SIGSTOP), or says that a thread has failed (SIGSEGV,
+ *             SIGBUS, SIGFPE, SIGILL), or is the wh_options.hog_signal (SIGURG) of any run in the
+ *             process, or no signal
  *   -ENOMEM, -EMFILE, -ENFILE   memory or descriptors ran out; -EMFILE, too, when 64 runs of the
  *             process ask for signals already
  *   -ECANCELED   the run is ending
  */
-#define wh_signal_notify(ch, number) wh_signal_notify_(WH_SIGNAL_CHAN_(ch), (number))
+#define wh_signal_notify(ch, ...)                                   \
+    __extension__({                                                 \
+        const int wh_numbers_[] = {__VA_ARGS__};                    \
+        wh_signal_notify_(WH_SIGNAL_CHAN_(ch), wh_numbers_,         \
+                          (int)(sizeof wh_numbers_ / sizeof(int))); \
+    })
 
 /* ch gets no more signals; those that no channel wants do again what they did before. Does not
  * park. */
@@ -43,7 +48,7 @@ WH_BEGIN_DECLS
 
 /* ---- What the macros above stand on; not for direct use. ---- */
 
-WH_API int wh_signal_notify_(wh_chan *ch, int number);
+WH_API int wh_signal_notify_(wh_chan *ch, const int *numbers, int count);
 WH_API void wh_signal_stop_(wh_chan *ch);
 
 /* The channel, checked to be one of int. */
