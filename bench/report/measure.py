@@ -157,7 +157,9 @@ def connections_of(report, wanted):
 
 def measure_echo(report):
     wanted = connections_of(report, report.args.connections)
-    return run_echo(report, 'echo', echo_servers(report), report.args.rounds, connections=wanted)
+    servers = echo_servers(report)
+    servers['epoll-spin'] = servers['epoll'] + ' --spin 50'  # what of the figures is the spinning
+    return run_echo(report, 'echo', servers, report.args.rounds, connections=wanted)
 
 
 def measure_pipelined(report):

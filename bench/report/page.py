@@ -76,7 +76,8 @@ def echo(runs, drawn):
     return ['## Echo, 64 bytes', '',
             '`epoll` and `uring` are the servers by hand in `bench/echo`, the others those in '
             '`bench/peers`. `whorl` and `uring` look for work for up to 50 us before they sleep, '
-            'which is most of what they gain at one connection; `epoll` sleeps at once.',
+            'which is most of what they gain at one connection; `epoll` sleeps at once, '
+            '`epoll-spin` looks as long as they do.',
             ''] + picture('echo-rate.svg', drawn) + \
         picture('echo-cpu.svg', drawn) + picture('echo-latency.svg', drawn) + by_load(runs)
 
@@ -133,7 +134,9 @@ def http(runs, _):
 
 
 def kv(runs, _):
-    text = ['## Key-value', '', 'Driven by redis-benchmark with one thread; one thread each.', '']
+    text = ['## Key-value', '',
+            'Driven by redis-benchmark with one thread; one thread each. whorl\'s server asks its '
+            'allocator for huge pages, which redis-server switches off for itself.', '']
     for (test, depth), found in groups(runs, 'test', 'depth').items():
         by_server = {name: some for (name,), some in groups(found, 'server').items()}
         rows = [[name, spread(values(some, 'per_cpu_s')),
@@ -206,6 +209,8 @@ def how(data):
     if watched:
         text[-1] += (f' {disturbed} of {len(watched)} runs were disturbed: others had the core for '
                      f'more than {DISTURBED_PCT} % of the time.')
+        if len(watched) < len(runs):
+            text[-1] += f' In the other {len(runs) - len(watched)} that was not watched.'
     if options.get('quick'):
         text += ['', '**This was a quick run: it shows that the measurement works, and is too '
                  'short to compare anything by.**']

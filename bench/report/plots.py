@@ -13,7 +13,8 @@ from report.figures import groups, median, values
 WIDTH, HEIGHT = 800, 480
 # Fixed for each server, so that the plots of one page agree; whorl in the strongest.
 COLOURS = {'whorl': '#c0392b', 'epoll': '#2c3e50', 'uring': '#7f8c8d', 'go': '#00a0c6',
-           'tokio': '#d68910', 'monoio': '#8e44ad', 'libuv': '#27ae60', 'asio': '#2e59a8'}
+           'tokio': '#d68910', 'monoio': '#8e44ad', 'libuv': '#27ae60', 'asio': '#2e59a8',
+           'epoll-spin': '#aab7c4'}
 OTHER_COLOUR = '#555555'
 PERCENTILES = (('p50_us', 'p50'), ('p90_us', 'p90'), ('p99_us', 'p99'), ('p999_us', 'p99.9'))
 LATENCY_AT = 64

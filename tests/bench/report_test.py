@@ -131,7 +131,7 @@ class Rendering(unittest.TestCase):
         self.assertIn('| go | go1.99 |', page)
         self.assertIn('- monoio: cargo is not installed', page)
         self.assertIn('- echo: uring at 8000: no descriptors', page)
-        self.assertIn('0 of 24 runs were disturbed', page)
+        self.assertRegex(page, r'0 of 24 runs were disturbed: .* In the other \d+ that was not')
 
     def test_a_quick_or_disturbed_run_is_called_so(self):
         data = copy.deepcopy(DATA)
