@@ -49,10 +49,10 @@ const struct op_row op_table[OP_CODES] = {
     /* The result is the slot of a direct descriptor. */
     [OP_ACCEPT_DIRECT] = {"accept_direct", IORING_OP_ACCEPT, true,  POLLIN, 0,
                           IORING_FILE_INDEX_ALLOC, 0},
-    /* Of a child by its pidfd: len is P_PIDFD, off a siginfo_t's address. */
     /* addr is a struct __kernel_timespec, len 1; -ETIME when that has passed. The descriptor only
      * puts it where a close of that one finds it. */
     [OP_PAUSE] =     {"pause",     IORING_OP_TIMEOUT,      true,  0, 0, 0, 0},
+    /* Of a child by its pidfd: len is P_PIDFD, off a siginfo_t's address. */
     [OP_WAITID] =    {"waitid",    IORING_OP_WAITID,       true,  0, 0, WEXITED, 0},
 };
 /* clang-format on */
