@@ -41,11 +41,10 @@ enum coro_handle {
 };
 
 enum where {
-    IN_USER_STALE = 0, /* in the user's code since the watchdog last looked */
-    IN_USER = 1,
-    IN_SLEEP = 2, /* in the ring, for want of anything to do */
-    IN_RUNTIME = 3,
-    IN_HANDLER = 4, /* in the user's code, and interrupted by the watchdog's signal */
+    IN_USER,
+    IN_SLEEP, /* in the ring, for want of anything to do */
+    IN_RUNTIME,
+    IN_HANDLER, /* in the user's code, and interrupted by the watchdog's signal */
 };
 
 enum sleep_state {

@@ -18,7 +18,7 @@ static inline wh_coro *take_next(struct worker *w)
     if (unlikely(!w->ready_first && w->shared))
         deque_refill(w);
     wh_coro *next = w->ready_first;
-    if (unlikely(--w->budget <= 0 || !next))
+    if (unlikely(budget_use(w) <= 0 || !next))
         return &w->loop;
     w->ready_first = next->next;
     return next;

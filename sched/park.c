@@ -69,7 +69,7 @@ __attribute__((always_inline)) static inline void yield_here(struct worker *w, w
         return;
     }
     wh_coro *next = w->ready_first;
-    if (unlikely(--w->budget <= 0 || !next)) {
+    if (unlikely(budget_use(w) <= 0 || !next)) {
         yield_to_loop(w, self);
         return;
     }
@@ -117,7 +117,7 @@ int let_others(wh_coro *self, int rc)
 
 int refuse(wh_coro *self, int rc)
 {
-    if (--self->worker->budget <= 0)
+    if (budget_use(self->worker) <= 0)
         yield(self);
     return rc;
 }
@@ -130,7 +130,7 @@ void run_ready(struct worker *w)
     w->ready_first = next->next;
     state_set(&w->loop, CORO_READY);
     w->budget_given = w->budget_full;
-    w->budget = w->budget_full;
+    budget_set(w, w->budget_full);
     w->calls_left = CALLS_A_TURN;
     w->turn_ns = list_empty(&w->sweeps) ? w->now_ns : INT64_MAX;
     switch_to(w, &w->loop, next);

@@ -165,7 +165,7 @@ struct inside {
 static inline struct inside inside_begin(const char *call)
 {
     wh_coro *self = self_or_panic(call);
-    struct inside inside = {self, (uint8_t)(where_of(self->worker) | IN_USER)};
+    struct inside inside = {self, where_of(self->worker)};
     where_set(self->worker, IN_RUNTIME);
     return inside;
 }
@@ -262,6 +262,26 @@ static inline struct worker *worker_of(const wh_coro *coro)
 
 /* Whether this is in the watchdog's signal handler: the user's code may be anywhere, in malloc()
  * too. */
+/* One more switch. Returns how many are left. */
+static inline int32_t budget_use(struct worker *w)
+{
+    int32_t left = w->budget - 1;
+    __atomic_store_n(&w->budget, left, __ATOMIC_RELAXED);
+    return left;
+}
+
+static inline void budget_set(struct worker *w, int32_t switches)
+{
+    __atomic_store_n(&w->budget, switches, __ATOMIC_RELAXED);
+}
+
+/* Another one after each switch. For any thread. */
+static inline uint64_t worker_progress(const struct worker *w)
+{
+    return __atomic_load_n(&w->turns, __ATOMIC_RELAXED) << 32 |
+           (uint32_t)__atomic_load_n(&w->budget, __ATOMIC_RELAXED);
+}
+
 static inline bool in_handler(const struct worker *w)
 {
     return where_of(w) == IN_HANDLER;

@@ -1,33 +1,38 @@
 /*
  * watchdog.c: nobody waits behind a hog (whorl/run.h says what a user sees of it).
  *
- * The watchdog is a thread of the run. Every tick (half of hog_ns) it looks where each worker is:
+ * The watchdog is a thread of the run. Every tick (half of hog_ns) it looks how far each worker has
+ * come and where it is:
  *
- *      worker (plain stores)                       watchdog (at a tick)
- *        a call begins     IN_RUNTIME                IN_USER -> IN_USER_STALE   compare-and-swap
- *        it returns        IN_USER                   STALE the tick after: wh_checkpoint() is to
- *        falls asleep      IN_SLEEP                    yield; the tick after that: a hog
- *        wakes up          IN_RUNTIME (exchange)     else: no hog, or not any more
+ *      worker (relaxed stores)                     watchdog (at a tick)
+ *        each switch       turns, budget             another progress, or IN_SLEEP, or in the loop:
+ *        a call begins     IN_RUNTIME                  no hog, or not any more
+ *        it returns        IN_USER                   the same as at the tick before:
+ * wh_checkpoint() falls asleep      IN_SLEEP                    is to yield; the tick after that,
+ * and IN_USER: wakes up          IN_RUNTIME (exchange)       a hog
  *
- * A worker that makes a call overwrites STALE, so who finds it there at the next tick knows that
- * there was none since. A hog has run for 2 to 3 ticks when it is found.
+ * Turns of the loop and the budget that is left in one are never the same after a switch as before
+ * it: the progress is the same only of a worker that has been with one coroutine all the time. That
+ * may have made calls, which did not park. A hog has run for 2 to 3 ticks when it is found. A
+ * coroutine that is IN_RUNTIME at every tick is in a call that takes long (a splice), and no hog.
  *
  * Then the signal. Its handler (on the worker's own thread: only that one may enter its ring) goes
- * on only if it finds STALE: the thread is in the user's code, so no call into the runtime is under
- * way, all that belongs to the worker is consistent, and none of its locks is held. It says
- * IN_HANDLER meanwhile. The user's code may hold any lock of its own, malloc's for one: the handler
- * neither allocates nor frees (worker_free()), and takes no lock but the runtime's, which are held
- * for a few instructions by threads that are not interrupted by it. It does what the loop would
- * have done (loop_drive()), gives what may run elsewhere from the run queue away (work_spread()),
- * and answers:
+ * on only if it finds IN_USER and the progress that the watchdog has seen: the thread is in the
+ * user's code, in that of the hog, so no call into the runtime is under way, all that belongs to
+ * the worker is consistent, and none of its locks is held. Of a hog that makes calls it may take
+ * some ticks until a signal finds it there. The handler says IN_HANDLER meanwhile. The user's code
+ * may hold any lock of its own, malloc's for one: the handler neither allocates nor frees
+ * (worker_free()), and takes no lock but the runtime's, which are held for a few instructions by
+ * threads that are not interrupted by it. It does what the loop would have done (loop_drive()),
+ * gives what may run elsewhere from the run queue away (work_spread()), and answers:
  *
  *      watchdog: hog = n; hogged; pthread_sigqueue       handler: not with our mark: passed on
- *      watchdog: answered == n (acquire): reads who,              not STALE, or not hogged: an old
+ *      watchdog: answered == n (acquire): reads who,              not as above, not hogged: an old
  *                frame, reports it                                one, nothing; who, frame;
  *                                                                 answered = n (release); sem_post
  *
- * `hogged` is taken back before STALE is set anew (release, acquire), so a signal that comes late
- * does not go on with what it knew of an earlier hog.
+ * `hogged` is taken back before another progress is noted (release, acquire), so a signal that
+ * comes late does not go on with what it knew of an earlier hog.
  *
  * A run with one worker is alone as long as it can be (sched.h): the handler turns it into a shared
  * one when there are coroutines that may run elsewhere, and otherwise only says who the hog is.
@@ -68,7 +73,7 @@
 #define SPARE_RETRY_NS   (10 * WH_SECOND)
 
 enum {
-    TICKS_CHECKPOINT = 1, /* without a call, until wh_checkpoint() is to let others run */
+    TICKS_CHECKPOINT = 1, /* with one coroutine, until wh_checkpoint() is to let others run */
     TICKS_HOG = 2,
     TICKS_UNANSWERED = 4, /* the thread does not take the signal */
     WATCHDOG_STACK_BYTES = 256 * 1024,
@@ -98,7 +103,7 @@ int wh_checkpoint_(void)
         return 0;
     wh_coro *self = enter("wh_checkpoint");
     checkpoint_unask(w);
-    w->budget = 0; /* the loop is next: what it brings is what others wait for */
+    budget_set(w, 0); /* the loop is next: what it brings is what others wait for */
     yield(self);
     return leave(self, ended_exactly(self));
 }
@@ -186,7 +191,7 @@ static void look_after(struct worker *w, const void *context)
     bool gives = drives && deque_len(&w->deque);
     if (gives)
         work_announce(w->run);
-    where_set(w, IN_USER_STALE);
+    where_set(w, IN_USER);
     /* release: pairs with the acquire in answered() */
     __atomic_store_n(&watched->answered, hog, __ATOMIC_RELEASE);
     if (first || gives)
@@ -205,7 +210,8 @@ static bool is_ours(const siginfo_t *info)
 static bool is_hogged(const struct worker *w)
 {
     /* acquire: pairs with the release in look(), and with that in hog_begins() */
-    return __atomic_load_n(&w->where, __ATOMIC_ACQUIRE) == IN_USER_STALE &&
+    return where_of(w) == IN_USER &&
+           __atomic_load_n(&w->watched.progress, __ATOMIC_ACQUIRE) == worker_progress(w) &&
            __atomic_load_n(&w->watched.hogged, __ATOMIC_ACQUIRE);
 }
 
@@ -295,9 +301,48 @@ static bool answered(const struct watched *watched)
     return __atomic_load_n(&watched->answered, __ATOMIC_ACQUIRE) == watched->hog;
 }
 
-static void hog_begins(struct run *run, struct watched *watched)
+/* Whether the thread waits for a core, or has one: it is not blocked in a system call. */
+static bool is_runnable(pid_t tid)
 {
+    char path[64], text[256];
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)tid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0)
+        close(fd);
+    if (n <= 0)
+        return false;
+    text[n] = 0;
+    const char *name_end = strrchr(text, ')'); /* the state follows the name in brackets */
+    return name_end && !strncmp(name_end, ") R", 3);
+}
+
+static bool is_users(uint8_t where)
+{
+    return where == IN_USER || where == IN_HANDLER;
+}
+
+/* Whether the worker has been with the same coroutine since its progress was noted. */
+static bool stays(const struct worker *w)
+{
+    return worker_progress(w) == w->watched.progress &&
+           __atomic_load_n(&w->current, __ATOMIC_RELAXED) != &w->loop;
+}
+
+/* Whether the worker's thread is blocked in the user's code. */
+static bool is_blocked(const struct worker *w)
+{
+    if (is_runnable(w->tid))
+        return false;
+    /* acquire: pairs with nothing: read after the state, which may be that of a later sleep */
+    return is_users(__atomic_load_n(&w->where, __ATOMIC_ACQUIRE)) && stays(w);
+}
+
+static void hog_begins(struct run *run, struct worker *w)
+{
+    struct watched *watched = &w->watched;
     watched->reported = false;
+    watched->blocked = is_blocked(w); /* the signal may end that */
     __atomic_store_n(&run->watchdog.hogs, run->watchdog.hogs + 1, __ATOMIC_RELAXED);
     /* release: pairs with the acquire in look_after() */
     __atomic_store_n(&watched->hog, watched->hog + 1, __ATOMIC_RELEASE);
@@ -334,14 +379,14 @@ static bool look(struct run *run, struct worker *w, int64_t now_ns)
     uint64_t sleeps = __atomic_load_n(&w->sleeps, __ATOMIC_RELAXED);
     bool slept = sleeps == watched->sleeps;
     watched->sleeps = sleeps;
-    uint8_t where = __atomic_load_n(&w->where, __ATOMIC_RELAXED);
-    if (where == IN_USER_STALE || where == IN_HANDLER) {
+    uint8_t where = where_of(w);
+    if (where != IN_SLEEP && stays(w)) {
         watched->ticks++;
         if (watched->ticks == TICKS_CHECKPOINT)
             checkpoint_ask(w);
-        if (watched->ticks == TICKS_HOG)
-            hog_begins(run, watched);
-        if (watched->ticks >= TICKS_HOG)
+        if (watched->ticks >= TICKS_HOG && !watched->hogged && is_users(where))
+            hog_begins(run, w);
+        if (watched->hogged)
             signal_hog(run, w);
         return false;
     }
@@ -349,12 +394,10 @@ static bool look(struct run *run, struct worker *w, int64_t now_ns)
     watched->ticks = 0;
     watched->since_ns = now_ns;
     checkpoint_unask(w);
-    if (where == IN_USER) {
+    if (where != IN_SLEEP)
         watched->cpu_ns = thread_cpu_ns(w);
-        /* release: pairs with the acquire in is_hogged() */
-        __atomic_compare_exchange_n(&w->where, &where, IN_USER_STALE, false, __ATOMIC_RELEASE,
-                                    __ATOMIC_RELAXED);
-    }
+    /* release: pairs with the acquire in is_hogged() */
+    __atomic_store_n(&watched->progress, worker_progress(w), __ATOMIC_RELEASE);
     return slept && where == IN_SLEEP;
 }
 
@@ -384,10 +427,15 @@ static void report_hog(struct run *run, const struct worker *w, const char *who,
         return;
     }
     dog->reported_ns = now_ns;
-    report("hog: %s has kept worker %u for %lld ms without a call into whorl, and goes on; others "
+    const char *how = "";
+    if (watched->blocked)
+        how = dog->signal ? ", in a system call that blocks (a sleep, a poll or a select is cut "
+                            "short by the watchdog's signal: EINTR)"
+                          : ", in a system call that blocks";
+    report("hog: %s has kept worker %u for %lld ms without waiting in a call of whorl%s; others "
            "that are bound to this worker wait. Give its loop a wh_checkpoint(), or move it to "
            "wh_blocking()",
-           who, w->index + 1u, (long long)((now_ns - watched->since_ns) / 1000000));
+           who, w->index + 1u, (long long)((now_ns - watched->since_ns) / 1000000), how);
     if (dog->unreported)
         report("hog: %u more since the last such line", dog->unreported);
     dog->unreported = 0;
@@ -401,11 +449,11 @@ static void name_unanswered(struct run *run, struct worker *w, int64_t now_ns)
 {
     char who[256];
     const wh_coro *coro = __atomic_load_n(&w->current, __ATOMIC_RELAXED);
-    /* acquire: pairs with nothing: read before `where` is, below */
+    /* acquire: pairs with nothing: read before the progress is, below */
     struct wh_site *site = __atomic_load_n(&coro->site, __ATOMIC_ACQUIRE);
     /* acquire: pairs with nothing, the same */
     uint32_t id = __atomic_load_n(&coro->id, __ATOMIC_ACQUIRE);
-    if (!site || __atomic_load_n(&w->where, __ATOMIC_RELAXED) != IN_USER_STALE)
+    if (!site || !is_users(where_of(w)) || !stays(w))
         return;
     site_describe(site, site->function, id, who, sizeof who);
     site_hogged(site);
@@ -413,33 +461,12 @@ static void name_unanswered(struct run *run, struct worker *w, int64_t now_ns)
     w->watched.reported = true;
 }
 
-/* Whether the thread waits for a core, or has one: it is not blocked in a system call. */
-static bool is_runnable(pid_t tid)
-{
-    char path[64], text[256];
-    snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)tid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-    if (fd >= 0)
-        close(fd);
-    if (n <= 0)
-        return false;
-    text[n] = 0;
-    const char *name_end = strrchr(text, ')'); /* the state follows the name in brackets */
-    return name_end && !strncmp(name_end, ") R", 3);
-}
-
 /* Whether the worker's thread has been running, or blocked, and not merely kept from its core by
  * others: nothing is wrong with a coroutine on a machine that is too busy. */
 static bool is_at_fault(const struct run *run, const struct worker *w)
 {
-    if (thread_cpu_ns(w) - w->watched.cpu_ns >= run->watchdog.tick_ns)
-        return true;
-    if (is_runnable(w->tid))
-        return false;
-    /* acquire: pairs with nothing: read after the state, which may be that of a later sleep */
-    uint8_t where = __atomic_load_n(&w->where, __ATOMIC_ACQUIRE);
-    return where == IN_USER_STALE || where == IN_HANDLER;
+    return w->watched.blocked || is_blocked(w) ||
+           thread_cpu_ns(w) - w->watched.cpu_ns >= run->watchdog.tick_ns;
 }
 
 static void name_hogs(struct run *run, int64_t now_ns)

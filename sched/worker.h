@@ -38,14 +38,16 @@ enum { HOG_FRAMES_MAX = 24 };
 struct watched {
     /* the watchdog's own */
     uint64_t sleeps; /* as it last saw them */
-    uint32_t ticks;  /* since when no call has come */
+    uint32_t ticks;  /* since when it has been with the same coroutine */
     bool reported;   /* this hog */
+    bool blocked;    /* its thread was, when it was found */
     int64_t since_ns;
     int64_t cpu_ns; /* of the worker's thread, then */
     /* any thread, atomic */
-    uint32_t hog;         /* the number of the hog that is looked at; the watchdog writes it */
+    uint64_t progress;    /* worker_progress(), as last seen; the watchdog writes it */
+    uint32_t hog;         /* the number of the hog that is looked at; the same */
     uint32_t answered;    /* the last one that the handler has found; the handler writes it */
-    uint8_t hogged;       /* the watchdog writes it: before where is made STALE, if not */
+    uint8_t hogged;       /* the same; taken back before `progress` changes */
     uint8_t drives;       /* the handler has something to do for others; it writes it */
     uint8_t bare;         /* nothing of the worker's own could come; the same */
     uint8_t asked;        /* wh_checkpoint() is to let others run */
@@ -126,7 +128,7 @@ struct worker {
     wh_coro *current; /* atomic: others look */
     wh_coro *ready_first;
     wh_coro *ready_last;
-    int32_t budget;     /* switches until the loop runs */
+    int32_t budget;     /* switches until the loop runs; atomic: others look */
     int32_t calls_left; /* calls that are served at once until others are let run */
     uint8_t epoch;      /* counts housekeeping rounds, modulo 256 */
     uint8_t index;      /* in run->worker */
@@ -193,7 +195,7 @@ struct worker {
     bool tidy_found;
     uint64_t tidy_switches;
     uint64_t switches;
-    uint64_t turns;
+    uint64_t turns; /* atomic: others look */
     uint64_t spins;
     uint64_t spins_paid;
     uint64_t sleeps;

@@ -50,7 +50,7 @@ typedef struct wh_options {
     /* Gives all coroutines leave to migrate: they may move to another worker at each call that may
      * park. See wh_spawn_options.migrate for what that asks of them. WHORL_MIGRATE=1. */
     bool migrate;
-    /* A coroutine that runs for longer than this, in nanoseconds, without a call into whorl, is a
+    /* A coroutine that runs for longer than this, in nanoseconds, without letting others run, is a
      * hog: see below. A millisecond to a minute; -1: nobody looks. Default 10 ms. WHORL_HOG_NS. */
     int64_t hog_ns;
     /* The signal that its worker's thread gets then; -1: none is sent. Default SIGURG.
@@ -71,10 +71,11 @@ typedef struct wh_options {
 } wh_options;
 
 /*
- * Hogs. A coroutine that computes for long, or blocks its thread in a system call, keeps its worker
- * from all others. wh_blocking() (whorl/blocking.h) and wh_checkpoint() (whorl/coro.h) are there to
- * avoid that. For those that do it nevertheless a run has a watchdog, a thread that looks at the
- * workers every hog_ns / 2 while any of them has something to do. When it finds a hog,
+ * Hogs. A coroutine that computes for long, or blocks its thread in a system call, or goes round in
+ * calls that do not wait (wh_chan_try_recv()), keeps its worker from all others. wh_blocking()
+ * (whorl/blocking.h) and wh_checkpoint() (whorl/coro.h) are there to avoid that. For those that do
+ * it nevertheless a run has a watchdog, a thread that looks at the workers every hog_ns / 2 while
+ * any of them has something to do. When it finds a hog,
  *
  *   - it names it on standard error, once (and not one that merely waits for its core, which others
  *     have), with the calls that it is in (at most a line a second;
@@ -95,13 +96,14 @@ typedef struct wh_options {
  * The signal's handler is installed with SA_RESTART, by the first run, for the process, and passes
  * what the watchdog has not sent on to the handler that was there before. System calls that the hog
  * is blocked in are restarted, but for those that never are: see signal(7), "Interruption of system
- * calls and library functions by signal handlers". The hog may see EINTR from nanosleep(2) and
- * usleep(3), poll(2), select(2), epoll_wait(2), io_uring_enter(2), sigtimedwait(2), semop(2),
- * futex(2) waits of its own, and from reads and writes of sockets with a timeout set
- * (SO_RCVTIMEO). A thread that blocks the signal by itself gets none; the workers' threads have it
- * unblocked, so a program that waits for it by sigwait(3) or signalfd(2) chooses another one. With
- * hog_signal -1 there is none of this: a hog is counted and named by where it was started, and only
- * what had been offered to other workers before goes on.
+ * calls and library functions by signal handlers". The hog may see EINTR from nanosleep(2),
+ * sleep(3) and usleep(3), which are over then, poll(2), select(2), epoll_wait(2),
+ * io_uring_enter(2), sigtimedwait(2), semop(2), futex(2) waits of its own, and from reads and
+ * writes of sockets with a timeout set (SO_RCVTIMEO). A thread that blocks the signal by itself
+ * gets none; the workers' threads have it unblocked, so a program that waits for it by sigwait(3)
+ * or signalfd(2) chooses another one. With hog_signal -1 there is none of this: a hog is counted
+ * and named by where it was started, and only what had been offered to other workers before goes
+ * on.
  */
 
 /*

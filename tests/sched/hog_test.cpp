@@ -206,6 +206,65 @@ TEST_CASE("hog: a run in which nothing may migrate stays alone, and has it named
     CHECK(count_of(err.text(), "hog: ") == 1);
 }
 
+namespace
+{
+/* Computes for as long, with calls that do not wait in between. */
+intptr_t hog_with_calls(int64_t ns, bool checks)
+{
+    WH_CHAN(int) none = wh_chan_create(int, 1);
+    int64_t end_ns = thread_now() + ns;
+    int number;
+    while (thread_now() < end_ns && wh_chan_try_recv(none, &number) == -EAGAIN)
+        if (checks && wh_checkpoint() < 0)
+            break;
+    wh_chan_unref(none);
+    return 0;
+}
+} // namespace
+
+TEST_CASE("hog: one that makes calls which do not wait is one, too")
+{
+    StderrKept err;
+    const wh_options options = one_worker();
+    int64_t gap_ns = INT64_MAX;
+    wh_stats stats = {};
+    for (int i = 0; i < ROUNDS_MAX && gap_ns >= 100 * WH_MILLISECOND; i++)
+        in_run(
+            [&] {
+                std::atomic<bool> ends{false};
+                wh_spawn_options may = migrant();
+                wh_coro *ticker = spawn([&ends] { return tick_gap(&ends); }, &may);
+                wh_sleep(20 * WH_MILLISECOND);
+                hog_with_calls(500 * WH_MILLISECOND, false);
+                ends = true;
+                gap_ns = std::min<int64_t>(gap_ns, join(ticker));
+                wh_stats_get(&stats);
+            },
+            &options);
+    INFO("gap " << gap_ns << " ns");
+    CHECK(gap_ns < 100 * WH_MILLISECOND); /* the signal has to come between two calls */
+    CHECK(stats.hogs >= 1);
+    INFO(err.text());
+    CHECK(count_of(err.text(), "hog: root #1") >= 1);
+}
+
+TEST_CASE("hog: a sleep that is none of whorl's is named")
+{
+    StderrKept err;
+    const wh_options options = one_worker();
+    in_run(
+        [] {
+            timespec ts = {1, 0};
+            const int rc = nanosleep(&ts, nullptr); /* time itself */
+            CHECK(rc == -1);
+            CHECK(errno == EINTR);
+            hog_for(50 * WH_MILLISECOND); /* ThreadSanitizer may hold the signal back until now */
+        },
+        &options);
+    INFO(err.text());
+    CHECK(count_of(err.text(), "in a system call that blocks") == 1);
+}
+
 TEST_CASE("hog: a system call that it is blocked in is restarted")
 {
     StderrKept err;
@@ -545,6 +604,26 @@ TEST_CASE("checkpoint: lets others run, and says when it is time to end")
     INFO("gap " << gap_ns << " ns");
     CHECK(gap_ns < 30 * WH_MILLISECOND);
     CHECK(hogs == 0);
+}
+
+TEST_CASE("checkpoint: lets others run also between calls that do not wait")
+{
+    StderrKept err;
+    const wh_options options = one_worker();
+    int64_t gap_ns = INT64_MAX;
+    for (int i = 0; i < ROUNDS_MAX && gap_ns >= 30 * WH_MILLISECOND; i++)
+        in_run(
+            [&] {
+                std::atomic<bool> ends{false};
+                wh_coro *ticker = spawn([&ends] { return tick_gap(&ends); });
+                wh_yield();
+                hog_with_calls(200 * WH_MILLISECOND, true);
+                ends = true;
+                gap_ns = std::min<int64_t>(gap_ns, join(ticker));
+            },
+            &options);
+    INFO("gap " << gap_ns << " ns");
+    CHECK(gap_ns < 30 * WH_MILLISECOND);
 }
 
 TEST_CASE("checkpoint: a deadline ends it, too")
