@@ -258,7 +258,14 @@ inline int start(const S &starter, wh_site *site, const F &fn, A &&...args)
     (sizeof(__typeof__(((void)0, (x)))) > sizeof(uintptr_t) || __builtin_classify_type(x) == 8 || \
      __builtin_classify_type(x) == 9 || __builtin_classify_type(x) == 12 ||                       \
      __builtin_classify_type(x) == 13)
-#define WH_MUST_BE_A_WORD_(x) (0 * sizeof(char[WH_IS_NO_WORD_(x) ? -1 : 1]))
+#define WH_MUST_BE_A_WORD_(x)                                                             \
+    (0 * sizeof(struct {                                                                  \
+         _Static_assert(                                                                  \
+             !WH_IS_NO_WORD_(x),                                                          \
+             "each argument, and the result, must be an integer or a pointer that is no " \
+             "wider than a pointer");                                                     \
+         int none;                                                                        \
+     }))
 
 #define WH_WORD_(x) ((uintptr_t)(x) + WH_MUST_BE_A_WORD_(x))
 

@@ -32,14 +32,15 @@
 #define WH_MUST_CHECK __attribute__((warn_unused_result))
 
 #ifndef __cplusplus
-/* p, which does not compile unless it is NULL or a pointer to the type; a mere warning would be
- * lost where headers count as the system's. */
-#define WH_POINTER_(type, p, complaint)                                                        \
-    ((void)sizeof(struct {                                                                     \
-         _Static_assert(__builtin_types_compatible_p(__typeof__(1 ? (p) : (type *)0), type *), \
-                        complaint);                                                            \
-         int none;                                                                             \
-     }),                                                                                       \
+/* p, which does not compile unless it is NULL or a pointer (class 5) to the type; a mere warning
+ * would be lost where headers count as the system's. */
+#define WH_POINTER_(type, p, complaint)                                                            \
+    ((void)sizeof(struct {                                                                         \
+         _Static_assert(__builtin_classify_type(p) == 5 &&                                         \
+                            __builtin_types_compatible_p(__typeof__(1 ? (p) : (type *)0), type *), \
+                        complaint);                                                                \
+         int none;                                                                                 \
+     }),                                                                                           \
      (1 ? (p) : (type *)0))
 #endif
 
