@@ -80,7 +80,8 @@ static void take_turn(bool *turn, const char *call)
 {
     if (unlikely(*turn))
         coro_misuse(self_or_panic(call), call,
-                    "calls it while another coroutine is in such a call of the same stream");
+                    "calls it while another coroutine is in such a call of the same stream, or "
+                    "after the stream was closed");
     *turn = true;
 }
 

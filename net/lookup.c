@@ -84,6 +84,14 @@ static int own_error(int error)
     return error == ENOMEM || error == EMFILE || error == ENFILE ? -error : 0;
 }
 
+/* Of those that most names are dialled with, for systems without /etc/services. */
+static int port_of_web(const char *service)
+{
+    if (!strcmp(service, "http"))
+        return 80;
+    return strcmp(service, "https") != 0 ? -ESRCH : 443;
+}
+
 static int port_find(struct lookup *lookup)
 {
     int port = address_port(lookup->service);
@@ -92,9 +100,9 @@ static int port_find(struct lookup *lookup)
         struct servent entry, *found = NULL;
         if (getservbyname_r(lookup->service, "tcp", &entry, buf, sizeof buf, &found) != 0 || !found)
             (void)getservbyname_r(lookup->service, "udp", &entry, buf, sizeof buf, &found);
-        if (!found)
-            return -ESRCH;
-        port = ntohs((uint16_t)found->s_port);
+        port = found ? ntohs((uint16_t)found->s_port) : port_of_web(lookup->service);
+        if (port < 0)
+            return port;
     }
     lookup->port = (uint16_t)port;
     return 0;

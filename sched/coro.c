@@ -696,7 +696,8 @@ __attribute__((noinline)) static int join(wh_coro *self, wh_coro *coro, intptr_t
     int refused = state_of(coro) == CORO_DEAD ? 0 : ended(self); /* takes a lock: not under ours */
     int rc = 0;
     object_lock(shared, &coro->lock);
-    wh_assert(state_of(coro) != CORO_FREE && !(coro->handle & HANDLE_DETACHED));
+    if (unlikely(state_of(coro) == CORO_FREE || coro->handle & HANDLE_DETACHED))
+        coro_misuse(self, "wh_join", "joins a coroutine that was joined or detached already");
     if (state_of(coro) == CORO_DEAD) {
         rc = coro->handle & HANDLE_JOINED ? -EBUSY : 0;
         object_unlock(shared, &coro->lock);

@@ -10,7 +10,7 @@ __thread struct worker *worker_tls;
 void called_outside(const char *call)
 {
     panic("%s was called outside of a coroutine; call it from a function that wh_run, wh_go or "
-          "wh_spawn started",
+          "wh_spawn started, not from one that wh_blocking or another thread runs",
           call);
 }
 

@@ -12,6 +12,7 @@
  */
 #include "sched/recv_buffer.h"
 #include "sched/sched.h"
+#include "uring/caps.h"
 #include "uring/ring.h"
 
 #include <whorl/stats.h>
@@ -69,6 +70,7 @@ static wh_options options_effective(const wh_options *given)
     o.hog_ns = env_number("WHORL_HOG_NS", o.hog_ns);
     int64_t hog_signal = env_number("WHORL_HOG_SIGNAL", o.hog_signal);
     o.hog_signal = hog_signal < -1 || hog_signal > INT_MAX ? INT_MAX : (int)hog_signal;
+    caps_check_mask();
     if (!o.stack_bytes)
         o.stack_bytes = STACK_BYTES_DEFAULT;
     if (!o.stacks_max)

@@ -40,6 +40,8 @@ wh_chan *wh_chan_create_(size_t elem_bytes, size_t capacity)
     return ch;
 }
 
+static const char no_hold[] = "has no hold on the channel: the last was given back";
+
 wh_chan *wh_chan_ref_(wh_chan *ch)
 {
     if (!ch)
@@ -48,7 +50,9 @@ wh_chan *wh_chan_ref_(wh_chan *ch)
     (void)self;
     bool shared = shared_here();
     object_lock(shared, &ch->lock);
-    wh_assert(ch->refs > 0 && ch->refs < UINT32_MAX);
+    if (unlikely(!ch->refs))
+        chan_misuse("wh_chan_ref", no_hold);
+    wh_assert(ch->refs < UINT32_MAX);
     ch->refs++;
     object_unlock(shared, &ch->lock);
     return ch;
@@ -71,7 +75,8 @@ void wh_chan_unref_(wh_chan *ch)
     (void)self;
     bool shared = shared_here();
     object_lock(shared, &ch->lock);
-    wh_assert(ch->refs > 0);
+    if (unlikely(!ch->refs))
+        chan_misuse("wh_chan_unref", no_hold);
     ch->refs--;
     if (!ch->refs && (queue_first(&ch->receivers) || queue_first(&ch->senders)))
         chan_misuse("wh_chan_unref", "gives back the last hold on a channel on which others wait");

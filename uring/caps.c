@@ -24,9 +24,35 @@ bool caps_masked(const char *name)
     return false;
 }
 
-void caps_probe_udp(struct caps *caps)
+static bool is_feature(const char *name, size_t len)
+{
+    static const char *const names[] = {
+#define CAPS_TEXT(field, name) name,
+        CAPS(CAPS_TEXT)
+#undef CAPS_TEXT
+    };
+    for (size_t i = 0; i < array_count(names); i++)
+        if (strlen(names[i]) == len && !strncmp(names[i], name, len))
+            return true;
+    return false;
+}
+
+void caps_check_mask(void)
+{
+    const char *mask = secure_getenv("WHORL_MASK");
+    while (mask && *mask) {
+        size_t word = strcspn(mask, ",");
+        if (word && !is_feature(mask, word))
+            report("WHORL_MASK names \"%.*s\", which is no feature that wh_caps() knows; ignored",
+                   (int)word, mask);
+        mask += word + (mask[word] == ',');
+    }
+}
+
+void caps_probe_others(struct caps *caps)
 {
     const int segment_bytes = 1000, on = 1;
+    caps->splice = !caps_masked("splice"); /* whether it works shows when it is tried */
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     caps->udp_gso = fd >= 0 && !caps_masked("udp_gso") &&
                     setsockopt(fd, SOL_UDP, UDP_SEGMENT, &segment_bytes, sizeof segment_bytes) == 0;

@@ -25,6 +25,7 @@
     X(msg_sync, "msg_sync")           /* a message that wakes a ring, from any thread      6.13 */ \
     X(buffer_ring, "buffer_ring")     /* buffers that the kernel picks, in shared memory   5.19 */ \
     X(direct, "direct")               /* descriptors of the ring's own                     5.19 */ \
+    X(splice, "splice")               /* moves bytes without the program (pipe to pipe)    2.6 */  \
     X(udp_gso, "udp_gso")             /* cuts what is sent into datagrams (udp(7))         4.18 */ \
     X(udp_gro, "udp_gro")             /* hands several over in one piece                   5.0 */  \
     X(guard, "guard")                 /* guard regions without mappings (stacks)           6.13 */
@@ -38,8 +39,11 @@ struct caps {
 /* Whether WHORL_MASK names the feature. */
 bool caps_masked(const char *name);
 
-/* Fills in udp_gso and udp_gro alone. */
-void caps_probe_udp(struct caps *caps);
+/* Fills in splice, udp_gso and udp_gro alone. */
+void caps_probe_others(struct caps *caps);
+
+/* Says which names in WHORL_MASK are no feature's. */
+void caps_check_mask(void);
 
 /* Writes the names of the features that are there into buf, separated by spaces; as snprintf(3). */
 int caps_print(const struct caps *caps, char *buf, size_t size);

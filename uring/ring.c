@@ -223,7 +223,8 @@ static int enter(struct ring *r, bool sleep, int64_t until_ns)
     if (rc == -EINTR)
         signals_deliver();
     if (rc < 0 && rc != -ETIME && rc != -EINTR && rc != -EAGAIN && rc != -EBUSY)
-        panic("io_uring_enter failed: %s; the ring cannot go on", strerror(-rc));
+        panic("io_uring_enter failed: %s; the ring cannot go on%s", strerror(-rc),
+              rc == -EINVAL ? " (a child of fork(2) must not call whorl)" : "");
     return rc;
 }
 
@@ -573,7 +574,7 @@ static void probe_features(struct ring *r)
     caps->direct = !caps_masked("direct");           /* the same */
     caps->waitid = !caps_masked("waitid") && knows(uring, IORING_OP_WAITID);
     caps->ftruncate = !caps_masked("ftruncate") && knows(uring, IORING_OP_FTRUNCATE);
-    caps_probe_udp(caps);
+    caps_probe_others(caps);
     caps->ring_fd = !caps_masked("ring_fd") && io_uring_register_ring_fd(uring) == 1;
 
     /* Choosing the clock and absolute timeouts came together. struct io_uring_clock_register is the

@@ -61,7 +61,8 @@ typedef struct wh_conn_stats {
 
 /*
  * A stream over a descriptor, which it closes: a connected socket (TCP, Unix; also one of
- * wh_accept_direct(), and then on its worker alone), a pipe, a terminal, a file.
+ * wh_accept_direct(), and then on its worker alone), a pipe (which raises SIGPIPE as wh_write()
+ * does), a terminal, a file.
  * Does not park. Returns 0, or -ENOMEM, and the descriptor is the caller's still.
  */
 WH_API int wh_conn_create(wh_conn **ret_conn, wh_fd fd) WH_MUST_CHECK;

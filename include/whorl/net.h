@@ -25,7 +25,9 @@ typedef struct wh_listen_options {
 
 /*
  * A listening socket, close-on-exec, the caller's. TCP listeners have SO_REUSEADDR. A Unix path
- * that is a socket nobody listens on any more is replaced. Does not park. Returns the descriptor;
+ * that is a socket nobody listens on any more is replaced. The address of a program that was killed
+ * while it listened may be taken for some milliseconds more: the kernel takes down what its ring
+ * was doing after the process has gone. Does not park. Returns the descriptor;
  * or
  *
  *   -EINVAL         the address is not of the form above

@@ -48,7 +48,7 @@ typedef struct wh_resolver_options {
  * The addresses of "HOST:PORT". HOST is an IPv4 address, an IPv6 address in brackets, "localhost"
  * (127.0.0.1), nothing (the wildcard address), or a name: of letters, digits, '-', '_' and dots, at
  * most 253 bytes, and its last part not a number. PORT is a number from 0 to 65535, or the name of
- * a service (services(5)).
+ * a service: "http", "https", or one of services(5) (Debian: the package netbase).
  *
  * Stores the first `most` of them, and returns how many there are, 1 at least. They are in the
  * order in which to try them: sorted as RFC 6724 says (those of a hosts file stay as they are
@@ -57,7 +57,7 @@ typedef struct wh_resolver_options {
  *
  *   -EINVAL     the text, or an option, is not of the form above
  *   -ENOENT     there is no such name, or it has no address of the family that was asked for
- *   -ESRCH      there is no such service
+ *   -ESRCH      there is no such service in /etc/services
  *   -EHOSTDOWN  no server has answered
  *   -EREMOTEIO  the servers refused, failed, or answered with nonsense
  *   -ENOSYS     a name that is not in the hosts file, and this build of whorl has no c-ares

@@ -124,8 +124,12 @@ typedef struct wh_options {
  * when the deadlines of their earlier waits have passed, too). Each of these is also one line on
  * standard error that names the cause and the cure.
  *
+ * A child that is forked (fork(2)) in a run may only call exec(3) or _exit(2). Programs are started
+ * by whorl/process.h.
+ *
  * The environment variable WHORL_MASK holds a comma-separated list of kernel features to leave
- * unused, by the names that wh_caps() prints: for testing how whorl does without.
+ * unused, by the names that wh_caps() prints: for testing how whorl does without. A name that is
+ * none of these is reported.
  */
 WH_API int wh_run(int (*root)(void *arg), void *arg, const wh_options *options);
 

@@ -283,6 +283,26 @@ TEST_CASE("coro: a join waits for the end, and after the end it returns at once"
     });
 }
 
+TEST_CASE("coro: joining one that was joined or detached aborts with the caller's name")
+{
+    for (bool detached : {false, true}) {
+        ChildEnd end = in_child([detached] {
+            return in_run([detached] {
+                wh_coro *coro = spawn([] { wh_yield(); });
+                if (detached)
+                    wh_detach(coro);
+                else
+                    join(coro);
+                (void)wh_join(coro, nullptr);
+            });
+        });
+        INFO(end.how());
+        CHECK(end.killed_by(SIGABRT));
+        CHECK(end.said.find("wh_join") != std::string::npos);
+        CHECK(end.said.find("root #1") != std::string::npos);
+    }
+}
+
 TEST_CASE("coro: a join that times out leaves the handle valid, and it can be joined again")
 {
     in_run([] {

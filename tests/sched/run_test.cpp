@@ -290,7 +290,7 @@ TEST_CASE("run: what will not end within the grace time is named")
     });
     INFO(end.how());
     CHECK(end.exited(5));
-    CHECK(end.said.find("1 coroutines did not end within 20 ms") != std::string::npos);
+    CHECK(end.said.find("1 coroutine did not end within 20 ms") != std::string::npos);
     CHECK(end.said.find("stubborn #2") != std::string::npos);
     CHECK(end.said.find("runnable") != std::string::npos);
     CHECK(end.said.find("willing") == std::string::npos);

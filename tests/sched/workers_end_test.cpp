@@ -127,8 +127,9 @@ TEST_CASE("workers: those that do not end within the grace time are named, of al
     });
     INFO(end.how());
     CHECK(end.exited(5));
-    std::string count = std::to_string(workers_here());
-    CHECK(end.said.find(count + " coroutines did not end within 400 ms") != std::string::npos);
+    const std::string many = workers_here() == 1 ? " coroutine" : " coroutines";
+    const std::string count = std::to_string(workers_here()) + many;
+    CHECK(end.said.find(count + " did not end within 400 ms") != std::string::npos);
     CHECK(count_of(end.said, "stubborn #") == workers_here());
     CHECK(end.said.find("willing") == std::string::npos);
 }

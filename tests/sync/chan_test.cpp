@@ -643,6 +643,20 @@ TEST_CASE("chan: closing one twice, or NULL, aborts with the coroutine's name")
     CHECK(aborted_by_culprit(end, "wh_chan_close"));
 }
 
+TEST_CASE("chan: a hold that is given back once too often aborts with the coroutine's name")
+{
+    ChildEnd end = culprit_in_child([] {
+        Ints ch = wh_chan_create(int, 1);
+        start([ch] { (void)!wh_chan_recv(ch, nullptr); });
+        wh_yield(); /* who waits keeps its memory */
+        whorl::chan_of(ch)->refs = 0;
+        wh_chan_unref(ch);
+    });
+    INFO(end.how());
+    CHECK(aborted_by_culprit(end, "wh_chan_unref"));
+    CHECK(end.said.find("no hold") != std::string::npos);
+}
+
 TEST_CASE("chan: giving back the last hold while others wait aborts with the coroutine's name")
 {
     ChildEnd end = culprit_in_child([] {

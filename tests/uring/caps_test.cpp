@@ -58,6 +58,18 @@ TEST_CASE("caps: a mask is a list of whole names")
     }
 }
 
+TEST_CASE("caps: a run says which names of a mask are no feature's")
+{
+    Environment mask("WHORL_MASK", "guard,,nonsense,splice,guards");
+    StderrKept err;
+    CHECK(wh_run([](void *) { return 0; }, nullptr, nullptr) == 0);
+    const std::string said = err.text();
+    INFO(said);
+    CHECK(count_of(said, "WHORL_MASK") == 2);
+    CHECK(said.find("\"nonsense\"") != std::string::npos);
+    CHECK(said.find("\"guards\"") != std::string::npos);
+}
+
 TEST_CASE("caps: printed as snprintf does, whatever the buffer's size")
 {
     struct caps caps = {};
