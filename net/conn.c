@@ -228,6 +228,13 @@ static bool is_of_caller(ssize_t error)
     return error == -ETIMEDOUT || error == -ECANCELED || error == -ENOMEM;
 }
 
+/* After -ETIMEDOUT, inside of the stream's own timeout: no time has passed, so the kernel has given
+ * the connection up. It says so once, and then that it has ended. */
+static bool is_given_up(const wh_conn *conn)
+{
+    return conn->fd >= 0 && wh_ctx_err(NULL) == 0;
+}
+
 static ssize_t received(wh_conn *conn, ssize_t n)
 {
     if (n > 0) {
@@ -235,9 +242,7 @@ static ssize_t received(wh_conn *conn, ssize_t n)
         tally(&conn->stats.reads, 1);
     } else if (!is_of_caller(n)) {
         part_set(conn);
-    } else if (unlikely(n == -ETIMEDOUT && conn->fd >= 0 && wh_ctx_err(NULL) == 0)) {
-        /* No time has passed: the kernel has given the connection up. It says so once, and then
-         * that it has ended. */
+    } else if (unlikely(n == -ETIMEDOUT && is_given_up(conn))) {
         conn_lost(conn, -ETIMEDOUT);
     }
     if (n == 0)
@@ -427,14 +432,22 @@ size_t wh_conn_buffered(const wh_conn *conn)
 
 /* ---- Writing ---- */
 
+static ssize_t write_now(wh_conn *conn, const struct iovec *iov, int count)
+{
+    ssize_t n = conn->ops->writev(conn->self, iov, count);
+    if (unlikely(n == -ETIMEDOUT && is_given_up(conn)))
+        conn->out_error = -ETIMEDOUT;
+    return n;
+}
+
 static ssize_t write_some(wh_conn *conn, const struct iovec *iov, int count)
 {
     if (conn->write_ns == WH_NEVER)
-        return conn->ops->writev(conn->self, iov, count);
+        return write_now(conn, iov, count);
     ssize_t n = 0;
     WH_WITH_TIMEOUT(conn->write_ns)
     {
-        n = conn->ops->writev(conn->self, iov, count);
+        n = write_now(conn, iov, count);
     }
     return n;
 }

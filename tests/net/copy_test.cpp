@@ -660,3 +660,35 @@ TEST_CASE("copy: a stream that the kernel gives up has no end, but goes on being
         wh_conn_abandon(conn);
     });
 }
+
+TEST_CASE("copy: a stream that the kernel gives up is not written to any more")
+{
+    in_run([] {
+        FdPair pair = tcp_pair();
+        const int ms = 200, bytes = 20000;
+        int rc = setsockopt(pair.a, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms);
+        CHECK(rc == 0);
+        rc = setsockopt(pair.a, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+        CHECK(rc == 0);
+        wh_conn *to = nullptr, *from = nullptr;
+        rc = wh_conn_create(&to, pair.a.release());
+        CHECK(rc == 0);
+        FdPair source = socket_pair();
+        rc = wh_conn_create(&from, source.a.release());
+        CHECK(rc == 0);
+        wh_coro *sender = spawn([&source] {
+            const std::string text(10 << 20, 'x'); /* more than a peer takes that does not read */
+            return wh_send_all(source.b, text.data(), text.size());
+        });
+        const int64_t moved = wh_copy(to, from, WH_COPY_ALL, nullptr);
+        CHECK(moved == -ETIMEDOUT);
+        for (int i = 0; i < 2; i++) {
+            ssize_t n = wh_conn_write(to, "x", 1);
+            n = n < 0 ? n : wh_conn_flush(to);
+            CHECK(n == -ETIMEDOUT);
+        }
+        wh_conn_abandon(from);
+        join(sender);
+        wh_conn_abandon(to);
+    });
+}
