@@ -1,5 +1,6 @@
 /*
- * lock.h: a lock of one byte, for a few instructions at a time.
+ * lock.h: a lock of one byte, for a few instructions at a time, or system calls that are as short
+ * (fcntl).
  *
  *      0 free <-- lock_give (release) -- 1 held
  *             -- lock_take (acquire) -->

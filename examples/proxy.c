@@ -131,6 +131,22 @@ static int print_address(wh_fd listener)
     return 0;
 }
 
+/* As many descriptors as may be had, and enough of them for each connection. */
+static void set_limits(struct proxy *proxy)
+{
+    struct rlimit fds;
+    if (getrlimit(RLIMIT_NOFILE, &fds) < 0)
+        return;
+    fds.rlim_cur = fds.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &fds);
+    getrlimit(RLIMIT_NOFILE, &fds);
+    int64_t others = FDS_PROGRAM + FDS_WORKER * (int64_t)wh_workers(); /* WHORL_WORKERS may say */
+    if (!proxy->connections_max && fds.rlim_cur != RLIM_INFINITY)
+        proxy->connections_max = (int64_t)fds.rlim_cur > others + FDS_CONNECTION
+                                     ? ((int64_t)fds.rlim_cur - others) / FDS_CONNECTION
+                                     : 1;
+}
+
 /* Serves until a signal has come, and those who are connected have ended, or a second one. */
 static int serve_all(struct proxy *proxy, WH_CHAN(int) signals)
 {
@@ -139,10 +155,12 @@ static int serve_all(struct proxy *proxy, WH_CHAN(int) signals)
                                       .stats = &proxy->served,
                                       .stop = signals};
     wh_fd listener =
-        wh_listen_tcp(proxy->listen, &(wh_listen_options){.reuseport = proxy->workers > 1});
+        wh_listen_tcp(proxy->listen, &(wh_listen_options){.reuseport = wh_workers() > 1});
     int rc = listener < 0 ? listener : print_address(listener);
     if (rc < 0) {
         fprintf(stderr, "proxy: cannot listen on %s: %s\n", proxy->listen, strerror(-rc));
+        if (listener >= 0)
+            wh_close(listener);
         return rc;
     }
     return wh_serve(listener, serve, proxy, &options);
@@ -151,6 +169,7 @@ static int serve_all(struct proxy *proxy, WH_CHAN(int) signals)
 static int app(void *arg)
 {
     struct proxy *proxy = arg;
+    set_limits(proxy);
     WH_CHAN(int) signals = wh_chan_create(int, 2);
     if (!signals)
         return -ENOMEM;
@@ -242,22 +261,6 @@ static int read_options(int argc, char **argv, struct proxy *proxy)
     }
 }
 
-/* As many descriptors as may be had, and enough of them for each connection. */
-static void set_limits(struct proxy *proxy)
-{
-    struct rlimit fds;
-    if (getrlimit(RLIMIT_NOFILE, &fds) < 0)
-        return;
-    fds.rlim_cur = fds.rlim_max;
-    (void)setrlimit(RLIMIT_NOFILE, &fds);
-    getrlimit(RLIMIT_NOFILE, &fds);
-    int64_t others = FDS_PROGRAM + FDS_WORKER * proxy->workers;
-    if (!proxy->connections_max && fds.rlim_cur != RLIM_INFINITY)
-        proxy->connections_max = (int64_t)fds.rlim_cur > others + FDS_CONNECTION
-                                     ? ((int64_t)fds.rlim_cur - others) / FDS_CONNECTION
-                                     : 1;
-}
-
 static void print_figures(const struct proxy *proxy)
 {
     struct rusage usage;
@@ -283,7 +286,6 @@ int main(int argc, char **argv)
     int rc = read_options(argc, argv, &proxy);
     if (rc >= 0)
         return rc;
-    set_limits(&proxy);
     rc = wh_run(app, &proxy, &(wh_options){.workers = (unsigned)proxy.workers});
     if (rc == 0 && proxy.stats)
         print_figures(&proxy);

@@ -43,7 +43,7 @@ struct server {
     wh_serve_handler handler;
     void *arg;
     bool migrate;
-    bool direct; /* any acceptor, atomic: cleared where there are none */
+    bool direct; /* newcomers become direct descriptors, where there are such */
     wh_ctx *ctx, *idle;
     wh_sem slots;         /* what is left of connections_max */
     wh_waitgroup running; /* handlers */
@@ -56,6 +56,7 @@ struct acceptor {
     struct server *server;
     wh_fd listener;
     struct acceptor *first; /* of that listener */
+    bool direct;            /* what it accepts is */
     bool sheds; /* of the first: one of them does, or has and pauses; any of them, atomic */
     wh_coro *coro;
 };
@@ -63,12 +64,6 @@ struct acceptor {
 static void count(uint64_t *figure, int64_t by)
 {
     __atomic_fetch_add(figure, (uint64_t)by, __ATOMIC_RELAXED);
-}
-
-/* Connections are direct descriptors, and stay on the worker that has accepted them. */
-static bool is_direct(const struct server *server)
-{
-    return unlikely(__atomic_load_n(&server->direct, __ATOMIC_RELAXED));
 }
 
 /* ---- One connection ---- */
@@ -149,21 +144,22 @@ static int pause_accepting(struct server *server, int error)
 
 static wh_fd accept_one(struct acceptor *acceptor)
 {
-    struct server *server = acceptor->server;
-    if (is_direct(server)) {
+    if (unlikely(acceptor->direct)) {
         wh_fd fd = wh_accept_direct(acceptor->listener);
         if (likely(fd != -EOPNOTSUPP))
             return fd;
-        __atomic_store_n(&server->direct, false, __ATOMIC_RELAXED);
+        acceptor->direct = false;
     }
     return wh_accept(acceptor->listener);
 }
 
-/* Starts the handler, out of reach of the acceptor's context. */
-static int start(struct server *server, wh_fd fd)
+/* Starts the handler, out of reach of the acceptor's context. A direct descriptor stays on the
+ * worker that has accepted it. */
+static int start(const struct acceptor *acceptor, wh_fd fd)
 {
+    struct server *server = acceptor->server;
     const wh_spawn_options options = {.migrate = server->migrate,
-                                      .worker = is_direct(server) ? wh_worker() : 0};
+                                      .worker = acceptor->direct ? wh_worker() : 0};
     int rc = -ENOMEM;
     WH_SHIELD
     {
@@ -179,12 +175,13 @@ static int start(struct server *server, wh_fd fd)
 }
 
 /* A connection is there: it is served, or closed. */
-static int admit(struct server *server, wh_fd fd)
+static int admit(const struct acceptor *acceptor, wh_fd fd)
 {
+    struct server *server = acceptor->server;
     wh_waitgroup_add(&server->running, 1);
     count(&server->stats->accepted, 1);
     count(&server->stats->open, 1);
-    int rc = start(server, fd);
+    int rc = start(acceptor, fd);
     if (likely(rc == 0))
         return 0;
     wh_close(fd);
@@ -228,7 +225,7 @@ static int accept_all(struct acceptor *acceptor)
             if (unlikely(rc < 0))
                 wh_close(fd);
             else
-                rc = admit(server, fd);
+                rc = admit(acceptor, fd);
         } else {
             if (is_end(fd))
                 return fd;
@@ -303,7 +300,7 @@ static int start_all(struct server *server, struct acceptor *acceptors, unsigned
 {
     bool shared = is_shared(first);
     unsigned count = (shared ? wh_workers() : 1) * ACCEPTS;
-    bool spread = shared || is_direct(server);
+    bool spread = shared || server->direct;
     wh_fd listener = first;
     for (*ret_count = 0; *ret_count < count; ++*ret_count) {
         unsigned i = *ret_count;
@@ -312,8 +309,10 @@ static int start_all(struct server *server, struct acceptor *acceptors, unsigned
             listener = listen_beside(first);
         if (listener < 0)
             return listener;
-        acceptors[i] = (struct acceptor){
-            .server = server, .listener = listener, .first = &acceptors[i - i % ACCEPTS]};
+        acceptors[i] = (struct acceptor){.server = server,
+                                         .listener = listener,
+                                         .first = &acceptors[i - i % ACCEPTS],
+                                         .direct = server->direct};
         /* Bound: a direct descriptor is closed where it was accepted. */
         int rc = start_acceptor(&acceptors[i], (spread ? i / ACCEPTS : i % wh_workers()) + 1);
         if (rc < 0) {

@@ -34,10 +34,10 @@ static void explain(const wh_coro *coro, const struct stack *stack, const void *
     char who[256];
     coro_describe(coro, who, sizeof who);
     report("stack overflow at %p: coroutine %s", address, who);
-    report(
-        "its stack is of the %zu KiB class; give it a larger one (wh_spawn_options.stack_bytes, "
-        "or wh_options.stack_bytes for all), or keep large arrays on the heap. Its latest calls:",
-        stack_class_bytes(stack->size_class) / 1024);
+    report("its stack is of the %zu KiB class; give it a larger one (wh_spawn_options.stack_bytes, "
+           "or wh_options.stack_bytes for all), or keep large arrays on the heap. Its latest calls "
+           "(addr2line -f -e PROGRAM ADDRESS says more):",
+           stack_class_bytes(stack->size_class) / 1024);
     void *frames[FRAMES_MAX];
     int n = backtrace(frames, FRAMES_MAX);
     backtrace_symbols_fd(frames, n, STDERR_FILENO);
