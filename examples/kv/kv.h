@@ -16,10 +16,11 @@
  * is shared is locked: between two calls that may park nothing else runs. With several there are
  * two locks, the store's and the channels', each held for a few hundred nanoseconds of a request
  * that costs microseconds of the kernel's time (longer for very many keys at once, for very many
- * subscribers of a channel, and while patterns are compared), and never while a call may park: so a thread's mutex does, and no worker
- * waits longer for it than another one computes. Rejected: a lock for each part of the keys. What
- * MSET and MGET do with several of them is to be seen as one step, for which they would lock all of
- * those in order, and one lock is not what limits a few workers.
+ * subscribers of a channel, and while patterns are compared), and never while a call may park: so a
+ * thread's mutex does, and no worker waits longer for it than another one computes. Rejected: a
+ * lock for each part of the keys. What MSET and MGET do with several of them is to be seen as one
+ * step, for which they would lock all of those in order, and one lock is not what limits a few
+ * workers.
  */
 #ifndef EXAMPLES_KV_H
 #define EXAMPLES_KV_H
