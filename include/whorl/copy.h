@@ -20,6 +20,8 @@
  * any time; every splice looks and makes it non-blocking again. Between the look and the splice, a
  * few hundred nanoseconds, it may still come: then the worker's thread is blocked until there are
  * bytes, or room for them.
+ * A stream owns its descriptor: who closes that below a copy (wh_close() of the number) may find
+ * O_NONBLOCK taken from the next file that has the number.
  */
 #ifndef WHORL_COPY_H
 #define WHORL_COPY_H
