@@ -630,23 +630,38 @@ TEST_CASE("copy: it is the one that reads and the one that writes")
     }
 }
 
+namespace
+{
+/* A stream that the kernel gives up 200 ms after its peer, which does not read, takes no more; it
+ * holds so many bytes by then. */
+wh_conn *given_up_soon(FdPair &pair, int held_bytes)
+{
+    const int ms = 200;
+    int rc = setsockopt(pair.a, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms);
+    CHECK(rc == 0);
+    rc = setsockopt(pair.a, SOL_SOCKET, SO_SNDBUF, &held_bytes, sizeof held_bytes);
+    CHECK(rc == 0);
+    wh_conn *conn = nullptr;
+    rc = wh_conn_create(&conn, pair.a.release());
+    CHECK(rc == 0);
+    return conn;
+}
+} // namespace
+
 TEST_CASE("copy: a stream that the kernel gives up has no end, but goes on being an error")
 {
     in_run([] {
         FdPair pair = tcp_pair();
-        const int ms = 200, bytes = 200000;
-        int rc = setsockopt(pair.a, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms);
-        CHECK(rc == 0);
-        rc = setsockopt(pair.a, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
-        CHECK(rc == 0);
-        wh_conn *conn = nullptr;
-        rc = wh_conn_create(&conn, pair.a.release());
-        CHECK(rc == 0);
-        char byte;
+        const int bytes = 200000;
+        wh_conn *conn = given_up_soon(pair, bytes);
+        char byte = 0;
         wh_conn_set_timeouts(conn, WH_MILLISECOND, WH_NEVER);
-        ssize_t n = wh_conn_read(conn, &byte, 1); /* its own timeout, which it outlives */
+        ssize_t n = wh_conn_read(conn, &byte, 1);
         CHECK(n == -ETIMEDOUT);
+        put(pair.b, "x");
         wh_conn_set_timeouts(conn, WH_HOUR, WH_NEVER);
+        n = wh_conn_read(conn, &byte, 1); /* its own timeout, which it outlives */
+        CHECK(n == 1);
         const std::string text(bytes, 'x'); /* more than a peer takes that does not read */
         n = wh_conn_write(conn, text.data(), text.size());
         CHECK(n == bytes);
@@ -664,17 +679,9 @@ TEST_CASE("copy: a stream that the kernel gives up has no end, but goes on being
 TEST_CASE("copy: a stream that the kernel gives up is not written to any more")
 {
     in_run([] {
-        FdPair pair = tcp_pair();
-        const int ms = 200, bytes = 20000;
-        int rc = setsockopt(pair.a, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms);
-        CHECK(rc == 0);
-        rc = setsockopt(pair.a, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
-        CHECK(rc == 0);
-        wh_conn *to = nullptr, *from = nullptr;
-        rc = wh_conn_create(&to, pair.a.release());
-        CHECK(rc == 0);
-        FdPair source = socket_pair();
-        rc = wh_conn_create(&from, source.a.release());
+        FdPair pair = tcp_pair(), source = socket_pair();
+        wh_conn *to = given_up_soon(pair, 20000), *from = nullptr;
+        const int rc = wh_conn_create(&from, source.a.release());
         CHECK(rc == 0);
         wh_coro *sender = spawn([&source] {
             const std::string text(10 << 20, 'x'); /* more than a peer takes that does not read */
