@@ -22,7 +22,7 @@
 
 #include "base/lock.h"
 #include "sched/sched.h"
-#include "uring/caps.h"
+#include "uring/ring.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -34,7 +34,6 @@
 
 struct pipes {
     struct run_hook hook; /* of the run that they are of; hook.run is NULL: of none */
-    bool masked;
     unsigned count;
     struct pipe kept[PIPES_KEPT_MAX];
 };
@@ -61,7 +60,6 @@ __attribute__((noinline)) static struct pipes *pipes_here(void)
     INSIDE(self, "wh_copy");
     struct pipes *pipes = &pipes_tls;
     if (unlikely(!pipes->hook.run)) {
-        pipes->masked = caps_masked("splice");
         pipes->hook.over = pipes_over;
         run_hook_add(self->worker->run, &pipes->hook);
     }
@@ -71,7 +69,10 @@ __attribute__((noinline)) static struct pipes *pipes_here(void)
 
 bool splice_masked(void)
 {
-    return pipes_here()->masked;
+    struct caps caps;
+    INSIDE(self, "wh_copy");
+    ring_caps(self->worker->engine, &caps);
+    return !caps.splice;
 }
 
 /* Without privileges a user's pipes hold less once there are many of them (pipe(7)). */

@@ -260,8 +260,6 @@ static inline struct worker *worker_of(const wh_coro *coro)
     return __atomic_load_n(&coro->worker, __ATOMIC_RELAXED);
 }
 
-/* Whether this is in the watchdog's signal handler: the user's code may be anywhere, in malloc()
- * too. */
 /* One more switch. Returns how many are left. */
 static inline int32_t budget_use(struct worker *w)
 {
@@ -282,6 +280,8 @@ static inline uint64_t worker_progress(const struct worker *w)
            (uint32_t)__atomic_load_n(&w->budget, __ATOMIC_RELAXED);
 }
 
+/* Whether this is in the watchdog's signal handler: the user's code may be anywhere, in malloc()
+ * too. */
 static inline bool in_handler(const struct worker *w)
 {
     return where_of(w) == IN_HANDLER;

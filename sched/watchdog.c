@@ -4,12 +4,12 @@
  * The watchdog is a thread of the run. Every tick (half of hog_ns) it looks how far each worker has
  * come and where it is:
  *
- *      worker (relaxed stores)                     watchdog (at a tick)
- *        each switch       turns, budget             another progress, or IN_SLEEP, or in the loop:
- *        a call begins     IN_RUNTIME                  no hog, or not any more
- *        it returns        IN_USER                   the same as at the tick before:
- * wh_checkpoint() falls asleep      IN_SLEEP                    is to yield; the tick after that,
- * and IN_USER: wakes up          IN_RUNTIME (exchange)       a hog
+ *      worker (relaxed stores)                  watchdog (at a tick)
+ *        each switch     turns, budget            another progress, or IN_SLEEP, or in the loop:
+ *        a call begins   IN_RUNTIME                 no hog, or not any more
+ *        it returns      IN_USER                  the same as at the tick before:
+ *        falls asleep    IN_SLEEP                   wh_checkpoint() is to yield
+ *        wakes up        IN_RUNTIME (exchange)    the same at the tick after, and IN_USER: a hog
  *
  * Turns of the loop and the budget that is left in one are never the same after a switch as before
  * it: the progress is the same only of a worker that has been with one coroutine all the time. That
@@ -317,7 +317,7 @@ static bool is_runnable(pid_t tid)
     return name_end && !strncmp(name_end, ") R", 3);
 }
 
-static bool is_users(uint8_t where)
+static bool in_users_code(uint8_t where)
 {
     return where == IN_USER || where == IN_HANDLER;
 }
@@ -335,7 +335,7 @@ static bool is_blocked(const struct worker *w)
     if (is_runnable(w->tid))
         return false;
     /* acquire: pairs with nothing: read after the state, which may be that of a later sleep */
-    return is_users(__atomic_load_n(&w->where, __ATOMIC_ACQUIRE)) && stays(w);
+    return in_users_code(__atomic_load_n(&w->where, __ATOMIC_ACQUIRE)) && stays(w);
 }
 
 static void hog_begins(struct run *run, struct worker *w)
@@ -384,7 +384,7 @@ static bool look(struct run *run, struct worker *w, int64_t now_ns)
         watched->ticks++;
         if (watched->ticks == TICKS_CHECKPOINT)
             checkpoint_ask(w);
-        if (watched->ticks >= TICKS_HOG && !watched->hogged && is_users(where))
+        if (watched->ticks >= TICKS_HOG && !watched->hogged && in_users_code(where))
             hog_begins(run, w);
         if (watched->hogged)
             signal_hog(run, w);
@@ -453,7 +453,7 @@ static void name_unanswered(struct run *run, struct worker *w, int64_t now_ns)
     struct wh_site *site = __atomic_load_n(&coro->site, __ATOMIC_ACQUIRE);
     /* acquire: pairs with nothing, the same */
     uint32_t id = __atomic_load_n(&coro->id, __ATOMIC_ACQUIRE);
-    if (!site || !is_users(where_of(w)) || !stays(w))
+    if (!site || !in_users_code(where_of(w)) || !stays(w))
         return;
     site_describe(site, site->function, id, who, sizeof who);
     site_hogged(site);

@@ -11,20 +11,33 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+/* The first word of the mask at *at, which goes on behind it; NULL at the end. */
+static const char *next_word(const char **at, size_t *ret_len)
+{
+    if (!*at || !**at)
+        return NULL;
+    const char *word = *at;
+    *ret_len = strcspn(word, ",");
+    *at += *ret_len + (word[*ret_len] == ',');
+    return word;
+}
+
+static bool is_word(const char *name, const char *word, size_t len)
+{
+    return strlen(name) == len && !strncmp(name, word, len);
+}
+
 bool caps_masked(const char *name)
 {
-    const char *mask = secure_getenv("WHORL_MASK");
-    size_t len = strlen(name);
-    while (mask && *mask) {
-        size_t word = strcspn(mask, ",");
-        if (word == len && !strncmp(mask, name, len))
+    const char *mask = secure_getenv("WHORL_MASK"), *word;
+    size_t len;
+    while ((word = next_word(&mask, &len)))
+        if (is_word(name, word, len))
             return true;
-        mask += word + (mask[word] == ',');
-    }
     return false;
 }
 
-static bool is_feature(const char *name, size_t len)
+static bool is_feature(const char *word, size_t len)
 {
     static const char *const names[] = {
 #define CAPS_TEXT(field, name) name,
@@ -32,21 +45,19 @@ static bool is_feature(const char *name, size_t len)
 #undef CAPS_TEXT
     };
     for (size_t i = 0; i < array_count(names); i++)
-        if (strlen(names[i]) == len && !strncmp(names[i], name, len))
+        if (is_word(names[i], word, len))
             return true;
     return false;
 }
 
 void caps_check_mask(void)
 {
-    const char *mask = secure_getenv("WHORL_MASK");
-    while (mask && *mask) {
-        size_t word = strcspn(mask, ",");
-        if (word && !is_feature(mask, word))
+    const char *mask = secure_getenv("WHORL_MASK"), *word;
+    size_t len;
+    while ((word = next_word(&mask, &len)))
+        if (len && !is_feature(word, len))
             report("WHORL_MASK names \"%.*s\", which is no feature that wh_caps() knows; ignored",
-                   (int)word, mask);
-        mask += word + (mask[word] == ',');
-    }
+                   (int)len, word);
 }
 
 void caps_probe_others(struct caps *caps)
