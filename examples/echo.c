@@ -87,7 +87,7 @@ out:
 static void accept_all(wh_fd listener, struct server *server)
 {
     /* What this coroutine starts is not bound to its worker, as it is itself. */
-    const wh_spawn_options options = {.name = "serve", .migrate = server->migrate};
+    const wh_spawn_options options = {.migrate = server->migrate};
     for (;;) {
         wh_fd fd = wh_accept(listener);
         if (fd == -EMFILE || fd == -ENFILE || fd == -ENOBUFS || fd == -ENOMEM) {

@@ -125,7 +125,7 @@ void slab_finish(struct slab *slab)
             wh_coro *coro = &chunk->coro[i];
             if (state_of(coro) == CORO_FREE || state_of(coro) == CORO_DEAD)
                 continue;
-            mem_free(coro_extra_of(coro));
+            coro_extra_free(coro_extra_of(coro));
             if (state_of(coro) == CORO_READY || state_of(coro) == CORO_PARKED)
                 sanitizer_finish(&coro->sanitizer);
         }
@@ -615,7 +615,7 @@ __attribute__((always_inline, noreturn)) static inline void finish(wh_coro *self
         ctx_abandon(self);
     struct stack *stack = self->stack;
     if (unlikely(stack->extra)) {
-        mem_free(stack->extra);
+        coro_extra_free(stack->extra);
         stack->extra = NULL;
     }
     if (unlikely(stack->was_cold) && stack->home == w->index)

@@ -98,7 +98,7 @@ struct run_hook {
 /* What a coroutine has only if it asked for it. */
 struct coro_extra {
     char name[32];
-    void *local[WH_KEYS_MAX];
+    void **local; /* WH_KEYS_MAX of them, or NULL */
 };
 
 struct wh_coro {

@@ -13,11 +13,34 @@ static unsigned keys_used; /* any thread, atomic */
 static void (*key_destroy[WH_KEYS_MAX])(
     void *); /* written once, before its key is known to anyone */
 
-struct coro_extra *coro_extra_get(wh_coro *self)
+/* Made when first needed; NULL without memory. It stays where it is: others may read the name. */
+static struct coro_extra *extra_get(wh_coro *self)
 {
     if (!self->stack->extra)
         self->stack->extra = mem_zalloc(sizeof(struct coro_extra));
     return self->stack->extra;
+}
+
+static void **locals_get(wh_coro *self)
+{
+    struct coro_extra *extra = extra_get(self);
+    if (extra && !extra->local)
+        extra->local = mem_zalloc(WH_KEYS_MAX * sizeof *extra->local);
+    return extra ? extra->local : NULL;
+}
+
+static void **locals_of(const wh_coro *self)
+{
+    const struct coro_extra *extra = self->stack->extra;
+    return extra ? extra->local : NULL;
+}
+
+void coro_extra_free(struct coro_extra *extra)
+{
+    if (!extra)
+        return;
+    mem_free(extra->local);
+    mem_free(extra);
 }
 
 int wh_key_create(wh_key *ret_key, void (*destroy)(void *value))
@@ -37,12 +60,12 @@ int wh_local_set(wh_key key, void *value)
 {
     wh_coro *self = self_or_panic("wh_local_set");
     wh_assert(key < __atomic_load_n(&keys_used, __ATOMIC_RELAXED));
-    if (!value && !self->stack->extra)
+    if (!value && !locals_of(self))
         return 0;
-    struct coro_extra *extra = coro_extra_get(self);
-    if (!extra)
+    void **local = locals_get(self);
+    if (!local)
         return -ENOMEM;
-    extra->local[key] = value;
+    local[key] = value;
     return 0;
 }
 
@@ -50,19 +73,21 @@ void *wh_local_get(wh_key key)
 {
     wh_coro *self = self_or_panic("wh_local_get");
     wh_assert(key < __atomic_load_n(&keys_used, __ATOMIC_RELAXED));
-    const struct coro_extra *extra = self->stack->extra;
-    return extra ? extra->local[key] : NULL;
+    void **local = locals_of(self);
+    return local ? local[key] : NULL;
 }
 
 /* Whether there was anything to destroy. */
 static bool destroy_round(wh_coro *self)
 {
     bool any = false;
+    void **local = locals_of(self);
+    if (!local)
+        return false;
     unsigned keys = __atomic_load_n(&keys_used, __ATOMIC_RELAXED);
     for (unsigned key = 0; key < keys; key++) {
-        struct coro_extra *extra = self->stack->extra;
-        void *value = extra->local[key];
-        extra->local[key] = NULL;
+        void *value = local[key];
+        local[key] = NULL;
         if (value && key_destroy[key]) {
             key_destroy[key](value);
             any = true;
@@ -80,7 +105,7 @@ void locals_destroy(wh_coro *self)
 
 int wh_name_set(const char *name)
 {
-    struct coro_extra *extra = coro_extra_get(self_or_panic("wh_name_set"));
+    struct coro_extra *extra = extra_get(self_or_panic("wh_name_set"));
     if (!extra)
         return -ENOMEM;
     snprintf(extra->name, sizeof extra->name, "%s", name);

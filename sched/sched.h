@@ -681,8 +681,8 @@ void slab_finish(struct slab *slab);
 /* What it has asked for, or NULL. */
 struct coro_extra *coro_extra_of(const wh_coro *coro);
 
-/* The storage of locals and name, made when first needed; NULL without memory. (local.c) */
-struct coro_extra *coro_extra_get(wh_coro *self);
+/* Frees it; NULL is nothing. (local.c) */
+void coro_extra_free(struct coro_extra *extra);
 
 /* Runs the destructors of a coroutine's locals, on it. */
 void locals_destroy(wh_coro *self);
