@@ -83,7 +83,8 @@ static int waitgroup_root(void *arg)
         for (int i = 0; i < COROS; i++)
             if (wh_go(done, &group) < 0)
                 return -1;
-        wh_waitgroup_wait(&group);
+        if (wh_waitgroup_wait(&group) < 0)
+            return -1;
     }
     *(int64_t *)arg = bench_now() - start;
     return 0;

@@ -76,7 +76,8 @@ static int batches_root(void *arg)
         for (int i = 0; i < BATCH; i++)
             if (wh_go(compute, &b->group) < 0)
                 fail("wh_go");
-        wh_waitgroup_wait(&b->group);
+        if (wh_waitgroup_wait(&b->group) < 0)
+            fail("wh_waitgroup_wait");
     }
     b->took_ns = bench_now() - start;
     b->stolen = stolen();

@@ -308,7 +308,7 @@ void wh_conn_pool_destroy(wh_conn_pool *pool)
     wh_conn_pool_close(pool);
     WH_SHIELD
     {
-        (void)wh_waitgroup_wait(&pool->users);
+        (void)!wh_waitgroup_wait(&pool->users);
         wh_cancel(pool->keeper);
         wh_join(pool->keeper, NULL);
     }

@@ -28,7 +28,9 @@ static inline void change(const char *call, wh_waitgroup *group, int64_t by)
     int64_t count;
     object_lock(shared, &group->lock);
     if (unlikely(__builtin_add_overflow(group->count, by, &count) || count < 0))
-        coro_misuse(self, call, "makes a waitgroup's count negative");
+        coro_misuse(self, call,
+                    "makes a waitgroup's count negative (or the waitgroup is no more: did a wait "
+                    "for it fail?)");
     if (unlikely(group->leaving && !group->count && by > 0))
         coro_misuse(self, call, "adds to a waitgroup before all have returned from its wait");
     group->count = count;

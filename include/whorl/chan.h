@@ -171,7 +171,7 @@ inline const typename chan_elem<C>::type *chan_from(const typename chan_elem<C>:
 #define WH_CHAN_OF_(ch) \
     ((wh_chan *)(1 ? (ch) : (__typeof__(WH_CHAN_ELEM_(ch) * (*)[WH_CHAN_TAG_]))0))
 #define WH_CHAN_POINTER_(type, p) \
-    WH_POINTER_(type, p, "this is no pointer to what the channel carries")
+    WH_POINTER_(type, p, "this is no pointer to what the channel carries: is an & missing?")
 #define WH_CHAN_INTO_(ch, elem) ((void *)WH_CHAN_POINTER_(WH_CHAN_ELEM_(ch), elem))
 #define WH_CHAN_FROM_(ch, elem) ((const void *)WH_CHAN_POINTER_(const WH_CHAN_ELEM_(ch), elem))
 #define WH_CHAN_SENT_(elem)     ((const void *)(elem))

@@ -251,17 +251,17 @@ inline int start(const S &starter, wh_site *site, const F &fn, A &&...args)
 
 #else
 
-/* Nothing, and does not compile unless x is an integer or a pointer that fits a word: 1 is the
- * class of integers; 8, 9, 12 and 13 are those of reals, complex numbers, records and unions. An
- * array has the class of pointers, and its own size. */
-#define WH_IS_NO_WORD_(x)                                                                         \
-    (sizeof(__typeof__(((void)0, (x)))) > sizeof(uintptr_t) || __builtin_classify_type(x) == 8 || \
-     __builtin_classify_type(x) == 9 || __builtin_classify_type(x) == 12 ||                       \
-     __builtin_classify_type(x) == 13)
+/* Whether x is an integer or a pointer that fits a word: the classes 1 to 4 are of integers (which
+ * compilers tell apart in ways of their own), 5 is that of pointers. An array has that, too, and
+ * its own size. */
+#define WH_IS_A_WORD_(x)                                                                           \
+    (sizeof(__typeof__(((void)0, (x)))) <= sizeof(uintptr_t) && __builtin_classify_type(x) >= 1 && \
+     __builtin_classify_type(x) <= 5)
+/* Nothing, and does not compile unless it is. */
 #define WH_MUST_BE_A_WORD_(x)                                                             \
     (0 * sizeof(struct {                                                                  \
          _Static_assert(                                                                  \
-             !WH_IS_NO_WORD_(x),                                                          \
+             WH_IS_A_WORD_(x),                                                            \
              "each argument, and the result, must be an integer or a pointer that is no " \
              "wider than a pointer");                                                     \
          int none;                                                                        \
@@ -285,27 +285,30 @@ inline int start(const S &starter, wh_site *site, const F &fn, A &&...args)
 #define WH_WORDS_5_(fn, a, b, c, d, e)    WH_WORDS_4_(fn, a, b, c, d), WH_WORD_(e)
 #define WH_WORDS_6_(fn, a, b, c, d, e, f) WH_WORDS_5_(fn, a, b, c, d, e), WH_WORD_(f)
 
-#define WH_IS_VOID_(call) __builtin_types_compatible_p(__typeof__(call), void)
-#define WH_RESULT_(call)  __builtin_choose_expr(WH_IS_VOID_(call), 0, call)
-#define WH_RET_SIZE_(call) \
-    ((WH_IS_VOID_(call) ? 0 : sizeof(WH_RESULT_(call))) + WH_MUST_BE_A_WORD_(WH_RESULT_(call)))
+/* Of the type that the call results in, so that a wrong argument is complained of once. */
+#define WH_IS_VOID_(type)                 __builtin_types_compatible_p(type, void)
+#define WH_VALUE_OF_(type) \
+    (*__builtin_choose_expr(WH_IS_VOID_(type), (int *)NULL, (__typeof__(type) *)NULL))
+#define WH_RET_SIZE_(type) \
+    ((WH_IS_VOID_(type) ? 0 : sizeof(type)) + WH_MUST_BE_A_WORD_(WH_VALUE_OF_(type)))
 
 #define WH_START_(starter, a, b, ...) WH_START_N_(WH_ARGS_(__VA_ARGS__), starter, a, b, __VA_ARGS__)
 #define WH_START_N_(n, ...)           WH_START_M_(n, __VA_ARGS__)
-#define WH_START_M_(n, starter, a, b, ...)                                             \
-    __extension__({                                                                    \
-        static struct wh_site wh_site_ = {__FILE__,                                    \
-                                          WH_NAME_OF_(WH_FIRST_(__VA_ARGS__, 0)),      \
-                                          __LINE__,                                    \
-                                          n,                                           \
-                                          WH_RET_SIZE_((WH_CALL_##n##_(__VA_ARGS__))), \
-                                          0,                                           \
-                                          0,                                           \
-                                          0,                                           \
-                                          0,                                           \
-                                          NULL};                                       \
-        starter(&wh_site_, a, b, (void (*)(void))(WH_FIRST_(__VA_ARGS__, 0)),          \
-                (const uintptr_t[7]){WH_WORDS_##n##_(__VA_ARGS__)});                   \
+#define WH_START_M_(n, starter, a, b, ...)                                        \
+    __extension__({                                                               \
+        typedef __typeof__(WH_CALL_##n##_(__VA_ARGS__)) wh_result_;               \
+        static struct wh_site wh_site_ = {__FILE__,                               \
+                                          WH_NAME_OF_(WH_FIRST_(__VA_ARGS__, 0)), \
+                                          __LINE__,                               \
+                                          n,                                      \
+                                          WH_RET_SIZE_(wh_result_),               \
+                                          0,                                      \
+                                          0,                                      \
+                                          0,                                      \
+                                          0,                                      \
+                                          NULL};                                  \
+        starter(&wh_site_, a, b, (void (*)(void))(WH_FIRST_(__VA_ARGS__, 0)),     \
+                (const uintptr_t[7]){WH_WORDS_##n##_(__VA_ARGS__)});              \
     })
 
 #endif

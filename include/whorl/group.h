@@ -62,7 +62,7 @@ typedef struct wh_group_options {
  * deadline nor cancel (see above). To be called by the coroutine whose block it is. More members
  * may be started afterwards, if none has failed.
  */
-WH_API int wh_group_wait(wh_group *group);
+WH_API int wh_group_wait(wh_group *group) WH_MUST_CHECK;
 
 /* Ends the members with this cause (0: -ECANCELED), which becomes the group's error. */
 WH_API void wh_group_cancel(wh_group *group, int cause);

@@ -154,8 +154,10 @@ typedef struct wh_waitgroup {
 WH_API void wh_waitgroup_add(wh_waitgroup *group, int64_t count);
 WH_API void wh_waitgroup_done(wh_waitgroup *group);
 
-/* Waits for zero. May park. Returns 0; -ETIMEDOUT, -ECANCELED. It may be used again afterwards. */
-WH_API int wh_waitgroup_wait(wh_waitgroup *group);
+/* Waits for zero. May park. Returns 0; -ETIMEDOUT, -ECANCELED, and then those counted may still use
+ * it: it must not be on a stack that ends (a group, whorl/group.h, waits for them whatever
+ * happens). It may be used again afterwards. */
+WH_API int wh_waitgroup_wait(wh_waitgroup *group) WH_MUST_CHECK;
 
 /* A flag to wait for. */
 typedef struct wh_event {

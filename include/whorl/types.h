@@ -20,6 +20,10 @@
 #error "whorl needs GCC 12 or Clang 14 (statement expressions and the cleanup attribute)"
 #endif
 
+#if !defined(__cplusplus) && (!defined(__STDC_VERSION__) || __STDC_VERSION__ < 201112L)
+#error "whorl needs C11: compile with -std=gnu11 or newer"
+#endif
+
 #ifdef __cplusplus
 #define WH_BEGIN_DECLS extern "C" {
 #define WH_END_DECLS   }

@@ -214,7 +214,12 @@ BOTH = [
      'wh_signal_notify(texts, 1)'),
     ('spawn: options of another type', 'wh_spawn(&coro, NULL, none)', 'wh_spawn(&coro, &i, none)'),
 ]
+# Of these, and in C, more than one complaint would hide the one that tells.
+ONCE = {'an argument is missing', 'a pointer where a number is wanted',
+        'a constant where it will be written'}
 C_ONLY = [
+    ('a vector', 'wh_go(one, 1)', 'wh_go(takes_vector, two_ints)'),
+    ('a function that returns a vector', 'wh_go(one, 1)', 'wh_go(gives_vector, 1)'),
     ('a float where a number is wanted', 'wh_go(one, 1)', 'wh_go(one, r)'),
     ('a float constant', 'wh_go(one, 1)', 'wh_go(one, 1.0f)'),
     ('a complex number', 'wh_go(one, 1)', 'wh_go(one, z)'),
@@ -243,6 +248,10 @@ CXX_ONLY = [
 C_FUNCTIONS = '''
 union either { int a; char *b; };
 __extension__ typedef __int128 wide_number;
+typedef int vector __attribute__((vector_size(8)));
+void takes_vector(vector a);
+vector gives_vector(int a);
+extern vector two_ints;
 void takes_either(union either a);
 void takes_wide(wide_number a);
 extern union either u;
@@ -312,18 +321,23 @@ class Cases:
     def __init__(self):
         self.cases = []
 
-    def add(self, what, compiler, source, suffix, options, include, wanted, must_say=None):
-        self.cases.append((what, compiler, source, suffix, options, include, wanted, must_say))
+    def add(self, what, compiler, source, suffix, options, include, wanted, must_say=None,
+            once=False):
+        self.cases.append((what, compiler, source, suffix, options, include, wanted, must_say,
+                           once))
 
     @staticmethod
     def run_one(case):
-        what, compiler, source, suffix, options, include, wanted, must_say = case
+        what, compiler, source, suffix, options, include, wanted, must_say, once = case
         compiled, said = compiler.compile(source, suffix, options, include)
         where = f'{compiler.name} {" ".join(options[:1])} {include[0][:8]}: {what}'
         if compiled != wanted:
             return f'{where}: {"compiles" if compiled else "does not compile"}\n{said[:2000]}'
         if must_say and must_say not in said:
             return f'{where}: the message does not mention "{must_say}"\n{said[:2000]}'
+        complaints = len(re.findall(r'\b(?:error|warning): ', said))
+        if once and complaints != 1:
+            return f'{where}: {complaints} complaints instead of one\n{said[:2000]}'
         return None
 
     def run(self):
@@ -354,7 +368,8 @@ def add_calls(cases, compiler, cxx, include):
     suffix, standard = ('.cpp', '-std=c++17') if cxx else ('.c', '-std=c11')
     options = [standard, '-Wall', '-Wextra', '-Wpedantic', '-Werror']
     for what, right, wrong, *must_say in calls(cxx):
-        cases.add(what, compiler, snippet([wrong], cxx), suffix, options, include, False, *must_say)
+        cases.add(what, compiler, snippet([wrong], cxx), suffix, options, include, False, *must_say,
+                  once=not cxx and what in ONCE)
     right = [case[1] for case in calls(cxx)] + FINE + (CXX_FINE if cxx else C_FINE)
     # All right calls at once; on their own only to find the one that is not.
     compiled, _ = compiler.compile(snippet(right, cxx), suffix, options, include)

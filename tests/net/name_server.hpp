@@ -100,7 +100,7 @@ class NameServer
         wh_ctx_cancel(ctx_, 0);
         for (wh_coro *coro : coros_)
             join(coro);
-        (void)wh_waitgroup_wait(&handlers_);
+        (void)!wh_waitgroup_wait(&handlers_);
         wh_ctx_destroy(ctx_);
     }
 

@@ -314,7 +314,7 @@ TEST_CASE("group: when the run ends its members are ended before its owner's blo
             {
                 wh_group_go(group, stay_and_count, &ended);
                 wh_group_go(group, stay_and_count, &ended);
-                (void)wh_group_wait(group);
+                (void)!wh_group_wait(group);
                 ended += 10;
                 started = wh_group_go(group, stay_and_count, &ended);
             }

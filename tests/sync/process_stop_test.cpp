@@ -422,7 +422,7 @@ TEST_CASE("process: a hundred at once")
                         to->right += got == text && process.status() == exited(number);
                     },
                     &shared, i);
-            (void)wh_group_wait(group);
+            (void)!wh_group_wait(group);
         }
         CHECK(shared.failed == 0);
         CHECK(shared.right == COUNT);
