@@ -5,6 +5,10 @@
 
 #include <errno.h>
 
+/* Calls in a row that fail because a coroutine may not wait any more, of which it is told: some
+ * milliseconds. */
+enum { REFUSALS_MANY = 100000 };
+
 __thread struct worker *worker_tls;
 
 void called_outside(const char *call)
@@ -115,8 +119,31 @@ int let_others(wh_coro *self, int rc)
     return rc;
 }
 
+/* A loop that ignores that its context has ended is quick, yields, and does nothing: it is told of,
+ * once a worker. Who asks with a deadline in the past (0) may mean it. */
+static void refusal_note(wh_coro *self, int rc)
+{
+    struct worker *w = self->worker;
+    if (w->refused_id != self->id || w->refused_deadline_ns != self->deadline_ns) {
+        w->refused_id = self->id;
+        w->refused_deadline_ns = self->deadline_ns;
+        w->refusals = 0;
+    }
+    bool ended = rc == -ECANCELED || (rc == -ETIMEDOUT && self->deadline_ns > 0);
+    if (!ended || w->refusals_told || ++w->refusals < REFUSALS_MANY)
+        return;
+    char who[256];
+    coro_describe(self, who, sizeof who);
+    report(
+        "%s goes on calling though its %s (%d calls in a row failed): a loop must end when a call "
+        "fails",
+        who, rc == -ECANCELED ? "context was cancelled" : "deadline has passed", REFUSALS_MANY);
+    w->refusals_told = true;
+}
+
 int refuse(wh_coro *self, int rc)
 {
+    refusal_note(self, rc);
     if (budget_use(self->worker) <= 0)
         yield(self);
     return rc;

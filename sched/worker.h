@@ -148,6 +148,12 @@ struct worker {
                                everybody looks exactly */
     struct fd_waiters *fds; /* by descriptor */
     size_t fds_count;
+
+    /* Who was refused a wait last, under which deadline, and how often in a row. */
+    uint32_t refused_id;
+    uint32_t refusals;
+    int64_t refused_deadline_ns;
+    bool refusals_told;
     struct direct_fd *direct; /* by slot, or NULL: there are none yet */
     uint32_t direct_count;
     bool no_direct; /* the kernel has none */

@@ -7,6 +7,7 @@
 #include "tests/sched/in_run.hpp"
 
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 
 #include <atomic>
 #include <cstring>
@@ -294,6 +295,46 @@ TEST_CASE("run: what will not end within the grace time is named")
     CHECK(end.said.find("stubborn #2") != std::string::npos);
     CHECK(end.said.find("runnable") != std::string::npos);
     CHECK(end.said.find("willing") == std::string::npos);
+}
+
+TEST_CASE("run: who goes on calling in a context that has ended is told of")
+{
+    const bool cancelled = GENERATE(false, true);
+    ChildEnd end = in_child([cancelled] {
+        return in_run([cancelled] {
+            wh_coro *deaf = spawn([cancelled] {
+                WH_CHAN(int) never = wh_chan_create(int, 0);
+                int value, rc = 0;
+                WH_WITH_TIMEOUT(cancelled ? WH_HOUR : WH_MILLISECOND)
+                {
+                    for (int i = 0; i < 200000; i++)
+                        rc = wh_chan_recv(never, &value);
+                }
+                wh_chan_unref(never);
+                return rc;
+            });
+            Turns turn;
+            turn(2);
+            if (cancelled)
+                wh_cancel(deaf);
+            const intptr_t rc = join(deaf);
+            CHILD_REQUIRE(rc == (cancelled ? -ECANCELED : -ETIMEDOUT));
+            /* To ask without waiting is nothing to be told of. */
+            WH_WITH_TIMEOUT(0)
+            {
+                for (int i = 0; i < 200000; i++)
+                    CHILD_REQUIRE(wh_sleep(WH_HOUR) == -ETIMEDOUT);
+            }
+            return 7;
+        });
+    });
+    INFO(end.how());
+    CHECK(end.exited(7));
+    const std::string what = cancelled ? "context was cancelled" : "deadline has passed";
+    const size_t at = end.said.find(what);
+    REQUIRE(at != std::string::npos);
+    CHECK(end.said.find("started at") < at);
+    CHECK(end.said.find(" has passed", at + what.size()) == std::string::npos);
 }
 
 TEST_CASE("run: no grace at all ends the run at once, whatever is in flight")
