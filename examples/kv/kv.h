@@ -36,10 +36,10 @@
 #define uthash_nonfatal_oom(elem) (uthash_failed = true)
 #include <uthash.h>
 
-/* Growing earlier than uthash does by itself, at chains of three instead of ten: every link of a
- * chain is a line of memory that is not in the cache. */
+/* A table never grows by itself, see table_growth(). uthash doubles it for a single long chain, of
+ * which there is one the sooner the larger the table: its buckets would soon outweigh the keys. */
 #undef HASH_BKT_CAPACITY_THRESH
-#define HASH_BKT_CAPACITY_THRESH 3U
+#define HASH_BKT_CAPACITY_THRESH (1U << 24)
 
 enum {
     WORKERS_MAX = 60,
@@ -108,6 +108,30 @@ bool text_is(struct text text, const char *word);
 uint64_t text_hash(struct text text);
 void text_hash_seed(void);
 
+/* ---- Hash tables ---- */
+
+enum {
+    TABLE_BYTES_MIN =
+        sizeof(UT_hash_table) + HASH_INITIAL_NUM_BUCKETS * sizeof(struct UT_hash_bucket)
+};
+
+static inline size_t table_bytes(const UT_hash_table *table)
+{
+    return sizeof *table + (size_t)table->num_buckets * sizeof *table->buckets;
+}
+
+/* By how many bytes it is to grow now, which doubles its buckets: once there are more elements than
+ * those. A lookup that finds its key then looks at one and a half on average. */
+static inline size_t table_growth(const UT_hash_table *table)
+{
+    return table->num_items > table->num_buckets
+               ? (size_t)table->num_buckets * sizeof *table->buckets
+               : 0;
+}
+
+/* Doubles its buckets. Without memory it stays as it is, and its chains are longer. */
+void table_double(UT_hash_table *table);
+
 /* ---- request.c ---- */
 
 /* Where an argument is, from the first byte of the request, which may move until it is whole. */
@@ -173,7 +197,8 @@ struct store {
     struct entry **heap;
     size_t heap_len, heap_size;
     wh_event sooner; /* the earliest is another one */
-    uint64_t keys, bytes, bytes_max;
+    uint64_t keys;
+    uint64_t bytes, bytes_max; /* of keys, values and the tables */
     uint64_t hits, misses, expired;
 };
 
@@ -203,6 +228,10 @@ bool store_has(struct store *store, struct text key);
  */
 int store_set(struct store *store, struct text key, struct blob *value, int64_t expires_ns,
               int condition, struct blob **ret_old);
+
+/* Takes that back, under the same lock, for a key that had a value and a time, when the new one
+ * never expires. It cannot fail: bytes_max does not count. */
+void store_set_back(struct store *store, struct text key, struct blob *old, int64_t expires_ns);
 
 /* Deletes it; what was there goes to *ret_old, if that is wanted. Returns whether it was there. */
 bool store_delete(struct store *store, struct text key, struct blob **ret_old);

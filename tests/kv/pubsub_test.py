@@ -180,6 +180,22 @@ class PubSub(unittest.TestCase):
             self.assertEqual(client.ask('UNSUBSCRIBE', f'{1:0200}')[2], count - 1)
             self.assertEqual(client.ask('PSUBSCRIBE', 'p' * 200)[2], count)
 
+    @unittest.skipUnless(LEAN, 'memory cannot be measured')
+    def test_subscriptions_take_what_they_count_for(self):
+        with serve('--workers', 1) as server, server.client() as other:
+            other.ask('PING')
+            before, count = server.resident_bytes(), 0
+            clients = [server.client() for _ in range(30)]
+            for n, client in enumerate(clients):
+                client.send(encode('SUBSCRIBE', *(f'{n}:{i}' for i in range(6000))))
+                answers = [client.answer() for _ in range(6000)]
+                count += sum(not isinstance(answer, Error) for answer in answers)
+                self.assertIsInstance(answers[-1], Error)
+            self.assertGreater(count, len(clients) * 3000)
+            self.assertLess(server.resident_bytes() - before, len(clients) * (2 << 20))
+            for client in clients:
+                client.close()
+
     def test_others_go_on_while_patterns_are_compared(self):
         with serve('--workers', 1) as server, server.client() as publisher, \
                 server.client() as other:
