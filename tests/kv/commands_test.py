@@ -162,6 +162,23 @@ class Commands(unittest.TestCase):
                 self.assertEqual(client.answer(), Error(f'ERR Protocol error: {error}'))
                 self.assertTrue(client.ended())
 
+    def test_a_web_page_runs_no_commands(self):
+        self.assertEqual(self.client.ask('SET', 'kept', 1), 'OK')
+        body = b'FLUSHALL\r\nSET run 1\r\n'
+        head = b'Host: localhost:6379\r\nContent-Length: %d\r\n\r\n' % len(body)
+        for method in b'POST', b'post', b'PUT', b'GET', b'OPTIONS':
+            with self.subTest(method), self.server.client() as client:
+                client.send(method + b' / HTTP/1.1\r\n' + head + body)
+                said = client.rest().split(b'\r\n')
+                self.assertEqual(said[-2:], [b'-ERR Protocol error: this is no HTTP server', b''])
+                self.assertEqual(len(said), 2 if method.lower() == b'post' else 3)
+        with self.server.client() as client:
+            self.assertEqual(client.ask('Host:'),
+                             Error('ERR Protocol error: this is no HTTP server'))
+            self.assertTrue(client.ended())
+        self.assertEqual(self.client.ask('MGET', 'kept', 'run'), [b'1', None])
+        self.check(('SET post host:', 'OK'), ('GET post', b'host:'))
+
     def test_an_end_within_a_request(self):
         whole = encode('SET', 'half', 'x' * 100)
         for cut in (1, 5, 20, len(whole) - 1):
