@@ -532,6 +532,7 @@ static const struct command table[] = {
     {"publish", 3, cmd_publish, "pubsub fast", 0, 0, 0, false, "a message for a channel"},
     {"punsubscribe", -1, cmd_punsubscribe, "pubsub", 0, 0, 0, true, "no more of them"},
     {"quit", -1, cmd_quit, "fast", 0, 0, 0, true, "ends the connection"},
+    {"reset", 1, cmd_reset, "fast", 0, 0, 0, true, "begins the connection anew"},
     {"select", 2, cmd_select, "fast", 0, 0, 0, false, "the database, of which there is one"},
     {"set", -3, cmd_set, "write", 1, 1, 1, false, "sets a key"},
     {"setex", 4, cmd_setex, "write", 1, 1, 1, false, "sets a key for some seconds"},

@@ -304,7 +304,7 @@ struct pubsub {
 
 enum { CHANNEL, PATTERN, TOPIC_KINDS };
 
-/* Ends all subscriptions of a client that leaves. */
+/* Ends all subscriptions of a client, without a word. */
 void pubsub_leave(struct client *client);
 
 void cmd_subscribe(struct client *client);
@@ -312,6 +312,7 @@ void cmd_psubscribe(struct client *client);
 void cmd_unsubscribe(struct client *client);
 void cmd_punsubscribe(struct client *client);
 void cmd_publish(struct client *client);
+void cmd_reset(struct client *client);
 
 /* ---- client.c ---- */
 

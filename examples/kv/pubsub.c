@@ -264,6 +264,16 @@ void cmd_punsubscribe(struct client *client)
     unsubscribe_all(client, PATTERN, "punsubscribe");
 }
 
+/* The connection is as it was at its beginning. */
+void cmd_reset(struct client *client)
+{
+    pubsub_leave(client);
+    stop_if_none(client);
+    free(client->name);
+    client->name = NULL;
+    reply_bytes(client, "+RESET\r\n", 8);
+}
+
 /* ---- Patterns ---- */
 
 /* A set: "abc]", "a-z]", "^abc]", from *at on, which is moved behind it. */

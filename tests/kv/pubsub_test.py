@@ -75,6 +75,23 @@ class PubSub(unittest.TestCase):
             self.assertEqual(client.ask('QUIT'), 'OK')
             self.assertTrue(client.ended())
 
+    def test_reset_begins_anew(self):
+        with serve() as server, server.client() as client, server.client() as other:
+            self.assertEqual(client.ask('RESET'), 'RESET')
+            self.assertEqual(client.ask('CLIENT', 'SETNAME', 'me'), 'OK')
+            for channel in 'a', 'b':
+                client.ask('SUBSCRIBE', channel)
+            client.ask('PSUBSCRIBE', 'a*')
+            self.assertEqual(other.ask('PUBLISH', 'a', 'm'), 2)
+            client.send(encode('RESET') + encode('CLIENT', 'GETNAME') + encode('GET', 'x'))
+            self.assertEqual(client.answer(), message('a', 'm'))
+            self.assertEqual(client.answer(), [b'pmessage', b'a*', b'a', b'm'])
+            self.assertEqual([client.answer() for _ in range(3)], ['RESET', None, None])
+            self.assertEqual(other.ask('PUBLISH', 'a', 'm'), 0)
+            self.assertEqual(client.ask('SUBSCRIBE', 'b'), [b'subscribe', b'b', 1])
+            self.assertTrue(client.ask('RESET', 'x').startswith('ERR wrong number'))
+            self.assertEqual(client.ask('RESET'), 'RESET')
+
     def test_patterns(self):
         cases = (('h?llo', 'hello', True), ('h?llo', 'hllo', False), ('h*llo', 'heeello', True),
                  ('h[ae]llo', 'hallo', True), ('h[ae]llo', 'hillo', False),
