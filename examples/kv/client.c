@@ -135,6 +135,7 @@ static void answer_all(struct client *client, struct input *in)
             if (!receive(client, in))
                 return;
             break;
+        case PARSED_SOME: wh_yield(); break;
         case PARSED_REQUEST:
             if (args_count(client))
                 run_command(client);

@@ -9,8 +9,6 @@
 #include <ctype.h>
 #include <stdlib.h>
 
-enum { ARGS_STEP = 1024 };
-
 #define NOT_A_NUMBER "ERR value is not an integer or out of range"
 
 /* ---- Helpers ---- */

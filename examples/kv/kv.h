@@ -49,6 +49,8 @@ enum {
     LINE_BYTES_MAX = 65536,
     ARGS_SMALL = 8,
     ARGS_MAX = 1 << 20,
+    ARGS_BLOCKS = 17,
+    ARGS_STEP = 1024,  /* of very many, after which others may run */
     NUMBER_BYTES = 24, /* of any number as text */
 };
 
@@ -136,16 +138,22 @@ void table_double(UT_hash_table *table);
 
 /* Where an argument is, from the first byte of the request, which may move until it is whole. */
 struct span {
-    size_t off, len;
+    uint32_t off, len;
 };
 
 enum part { PART_HEAD, PART_BULK_HEAD, PART_BULK };
 
+/*
+ *      small      blocks[0]    blocks[1]    ...   blocks[16]
+ *      0 .. 7     8 .. 23      24 .. 55           1048568 .. 2097143       arguments
+ *
+ * Each block has as many as all before it and eight more, so that room for more never copies what
+ * is there.
+ */
 struct request {
     enum part part; /* what comes next */
     uint32_t expected, count;
-    uint32_t size; /* of args */
-    struct span *args;
+    uint32_t blocks_count;
     const char *base;
     size_t at;   /* parsed, from the first byte */
     size_t need; /* how many bytes there must be before it is worth parsing again */
@@ -154,10 +162,12 @@ struct request {
     const char *error;
     char unexpected;
     struct span small[ARGS_SMALL];
+    struct span *blocks[ARGS_BLOCKS];
 };
 
 enum parsed {
     PARSED_MORE,
+    PARSED_SOME,      /* ARGS_STEP arguments of it; go on, when others have run */
     PARSED_REQUEST,   /* whole; without arguments it is nothing */
     PARSED_WRONG,     /* `error` says why */
     PARSED_NO_MEMORY, /* for so many arguments */
@@ -167,12 +177,19 @@ enum parsed {
 void request_init(struct request *request);
 /* The same after one; gives back what that one needed. */
 void request_reset(struct request *request);
-/* Parses on in what is there of the request. bytes_max: of a whole request. */
+/* Parses on in what is there of the request. bytes_max: of a whole request, less than 4 GiB. */
 enum parsed request_parse(struct request *request, struct text there, size_t bytes_max);
 
 static inline struct text request_arg(const struct request *request, uint32_t i)
 {
-    return (struct text){request->base + request->args[i].off, request->args[i].len};
+    const struct span *span;
+    if (i < ARGS_SMALL) {
+        span = &request->small[i];
+    } else {
+        int block = __builtin_clz(ARGS_SMALL) - __builtin_clz(i + ARGS_SMALL);
+        span = &request->blocks[block - 1][i + ARGS_SMALL - ((uint32_t)ARGS_SMALL << block)];
+    }
+    return (struct text){request->base + span->off, span->len};
 }
 
 /* ---- store.c: all but store_init and store_expire_all under store->lock ---- */
