@@ -80,13 +80,30 @@ static int read_file(const char *path, struct picture *picture)
     return 0;
 }
 
+/* Writes a new file, or leaves none: half a picture would be in the way of the next run. */
 static int write_file(const char *path, const unsigned char *bytes, size_t len)
 {
     wh_fd fd = wh_openat(AT_FDCWD, path, O_WRONLY | O_CREAT | O_EXCL, 0644);
     if (fd < 0)
         return fd;
-    ssize_t rc = wh_write_all(fd, bytes, len);
+    /* Each piece says where it goes: after a short write at the file's position Linux (6.18) may
+     * have left that position where it was, and the next piece would overwrite the one before. */
+    ssize_t rc = 0;
+    size_t done = 0;
+    while (rc >= 0 && done < len) {
+        rc = wh_pwrite(fd, bytes + done, len - done, (int64_t)done);
+        if (rc == 0)
+            rc = -EIO;
+        else if (rc > 0)
+            done += (size_t)rc;
+    }
     int closed = wh_close(fd);
+    if (rc >= 0 && closed == 0)
+        return 0;
+    WH_SHIELD
+    {
+        wh_unlinkat(AT_FDCWD, path, 0); /* also when it is an error elsewhere that ends this one */
+    }
     return rc < 0 ? (int)rc : closed;
 }
 

@@ -73,6 +73,7 @@ static const char *reason(int status)
     case 413: return "413 Content Too Large";
     case 417: return "417 Expectation Failed";
     case 431: return "431 Request Header Fields Too Large";
+    case 501: return "501 Not Implemented";
     case 503: return "503 Service Unavailable";
     case 505: return "505 HTTP Version Not Supported";
     default: return "500 Internal Server Error";

@@ -140,7 +140,8 @@ struct request {
     struct span if_modified_since;
     struct span field; /* the header at hand */
     struct span value;
-    uint8_t hosts;
+    uint8_t hosts;   /* its Host headers; many, if one is no host */
+    uint8_t codings; /* its transfer codings; many, if one is not "chunked" */
     bool begun;      /* its first byte has come */
     bool in_body;    /* its head is complete */
     bool value_seen; /* the next header bytes begin another one */

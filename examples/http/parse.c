@@ -10,6 +10,8 @@
  */
 #include "http.h"
 
+#include <arpa/inet.h>
+#include <ctype.h>
 #include <string.h>
 #include <strings.h>
 
@@ -79,13 +81,104 @@ static int on_header_value(llhttp_t *parser, const char *at, size_t len)
     return 0;
 }
 
-static void note_expect(struct conn *c)
+/* The value of the header at hand, without the blanks behind it; those before it the parser has
+ * left out. */
+static const char *value_of(const struct conn *c, size_t *ret_len)
 {
     const char *value = span_text(c, c->request.value);
     size_t len = c->request.value.len;
-    while (len && value[len - 1] == ' ')
+    while (len && (value[len - 1] == ' ' || value[len - 1] == '\t'))
         len--;
-    if (len == strlen("100-continue") && !strncasecmp(value, "100-continue", len))
+    *ret_len = len;
+    return value;
+}
+
+static bool value_is(const struct conn *c, const char *word)
+{
+    size_t len;
+    const char *value = value_of(c, &len);
+    return len == strlen(word) && !strncasecmp(value, word, len);
+}
+
+/* What may stand in a name of a host as it is: RFC 3986, 3.2.2. */
+static bool is_host_char(char c)
+{
+    static const bool may_stand[256] = {
+        ['a' ... 'z'] = true, ['A' ... 'Z'] = true, ['0' ... '9'] = true, ['-'] = true,
+        ['.'] = true,         ['_'] = true,         ['~'] = true,         ['!'] = true,
+        ['$'] = true,         ['&'] = true,         ['\''] = true,        ['('] = true,
+        [')'] = true,         ['*'] = true,         ['+'] = true,         [','] = true,
+        [';'] = true,         ['='] = true,
+    };
+    return may_stand[(unsigned char)c];
+}
+
+/* "[::1]": its length, or 0. Addresses of versions that are yet to come, "[v7.x]", are none. */
+static __attribute__((cold, noinline)) size_t bracketed_len(const char *text, size_t len)
+{
+    char address[INET6_ADDRSTRLEN];
+    struct in6_addr binary;
+    const char *end = memchr(text, ']', len);
+    size_t inside = end ? (size_t)(end - text) - 1 : 0;
+    if (!inside || inside >= sizeof address)
+        return 0;
+    memcpy(address, text + 1, inside);
+    address[inside] = '\0';
+    return inet_pton(AF_INET6, address, &binary) == 1 ? inside + 2 : 0;
+}
+
+/* How much of it is the name of a host. */
+static size_t name_len(const char *text, size_t len)
+{
+    size_t at = 0;
+    while (at < len) {
+        if (is_host_char(text[at]))
+            at++;
+        else if (text[at] == '%' && len - at > 2 && isxdigit((unsigned char)text[at + 1]) &&
+                 isxdigit((unsigned char)text[at + 2]))
+            at += 3;
+        else
+            break;
+    }
+    return at;
+}
+
+/* A name, which may be empty, or an address, and perhaps a port. */
+static bool is_host(const char *text, size_t len)
+{
+    size_t at = 0;
+    if (len && *text == '[') {
+        at = bracketed_len(text, len);
+        if (!at)
+            return false;
+    } else {
+        at = name_len(text, len);
+    }
+    if (at < len && text[at] == ':')
+        for (at++; at < len && isdigit((unsigned char)text[at]);)
+            at++;
+    return at == len;
+}
+
+static void note_host(struct conn *c)
+{
+    size_t len;
+    const char *value = value_of(c, &len);
+    struct request *r = &c->request;
+    r->hosts = r->hosts == 0 && is_host(value, len) ? 1 : 2;
+}
+
+static void note_coding(struct conn *c)
+{
+    struct request *r = &c->request;
+    r->codings = r->codings == 0 && value_is(c, "chunked") ? 1 : 2;
+}
+
+static void note_expect(struct conn *c)
+{
+    if (c->parser.http_minor == 0)
+        return; /* HTTP/1.0 knows none: RFC 9110, 10.1.1 */
+    if (value_is(c, "100-continue"))
         c->request.expects_continue = true;
     else
         c->request.expects_other = true;
@@ -100,7 +193,9 @@ static int on_header_value_complete(llhttp_t *parser)
     r->value_seen = true;
     const char *field = span_text(c, r->field);
     if (is(field, r->field.len, "host"))
-        r->hosts += r->hosts < 2;
+        note_host(c);
+    else if (is(field, r->field.len, "transfer-encoding"))
+        note_coding(c);
     else if (is(field, r->field.len, "expect"))
         note_expect(c);
     else if (is(field, r->field.len, "if-modified-since"))
@@ -118,6 +213,10 @@ static int on_headers_complete(llhttp_t *parser)
         return refuse(c, 505);
     if (r->hosts > 1 || (r->hosts == 0 && parser->http_minor == 1))
         return refuse(c, 400); /* RFC 9112, 3.2 */
+    if (r->codings && (parser->http_minor == 0 || !(parser->flags & F_CHUNKED)))
+        return refuse(c, 400); /* nobody knows where its body ends: RFC 9112, 6.1 and 6.3 */
+    if (r->codings > 1)
+        return refuse(c, 501);
     if ((parser->flags & F_CONTENT_LENGTH) &&
         parser->content_length > c->worker->config->body_bytes_max)
         return refuse(c, 413);

@@ -52,13 +52,30 @@ void reply_arity(struct client *client, const char *command)
     reply_error(client, "ERR wrong number of arguments for '%s' command", command);
 }
 
+/* Whether it is a line of HTTP, as which a web page may have its reader's browser send commands to
+ * a server that only the reader reaches: they would be in the body. */
+static bool is_http(struct text name)
+{
+    return text_is(name, "post") || text_is(name, "host:");
+}
+
+static void reply_no_command(struct client *client)
+{
+    if (!is_http(arg(client, 0))) {
+        reply_unknown(client);
+        return;
+    }
+    reply_error(client, "ERR Protocol error: this is no HTTP server");
+    client->closing = true;
+}
+
 static void run_command(struct client *client)
 {
     const struct command *command = command_find(client->server, arg(client, 0));
     int count = (int)args_count(client);
     __atomic_store_n(&client->tally->commands, client->tally->commands + 1, __ATOMIC_RELAXED);
     if (!command)
-        reply_unknown(client);
+        reply_no_command(client);
     else if (command->arity > 0 ? count != command->arity : count < -command->arity)
         reply_arity(client, command->name);
     else if (!command->while_subscribed && client->feed.on)
@@ -118,6 +135,7 @@ static void answer_all(struct client *client, struct input *in)
             if (!receive(client, in))
                 return;
             break;
+        case PARSED_SOME: wh_yield(); break;
         case PARSED_REQUEST:
             if (args_count(client))
                 run_command(client);

@@ -31,6 +31,13 @@ static bool key_fits(struct client *client, uint32_t i)
     return false;
 }
 
+/* Lets others run after each so many of very many arguments. */
+static void rest_after(uint32_t i)
+{
+    if (i % ARGS_STEP == ARGS_STEP - 1)
+        wh_yield();
+}
+
 /* The time that is so many units from now. False: there is none. */
 static bool time_from_now(int64_t count, int64_t unit_ns, int64_t *ret_ns)
 {
@@ -167,17 +174,28 @@ struct pair {
     int64_t expires_ns;
 };
 
-/* The values are made before the lock is taken. False: no memory. */
+/* The values are made before the lock is taken, and others run now and then. False: no memory. */
 static bool make_values(struct client *client, struct pair *pairs, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         if (!(pairs[i].value = blob_of(arg(client, 2 + 2 * i))))
             return false;
+        rest_after(i);
+    }
     return true;
 }
 
-/* Sets all of them, or, when one cannot be set, none: takes back what was done before it, which
- * needs no more room than there was. Returns 0 or -ENOMEM. */
+static void drop_values(struct client *client, struct pair *pairs, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        blob_unref(pairs[i].value, client->server->shared);
+        blob_unref(pairs[i].old, client->server->shared);
+        rest_after(i);
+    }
+}
+
+/* Sets all of them, or, when one cannot be set, none: takes back what was done before it. Returns 0
+ * or -ENOMEM. */
 static int set_pairs(struct client *client, struct pair *pairs, uint32_t count)
 {
     struct store *store = store_of(client);
@@ -196,7 +214,7 @@ static int set_pairs(struct client *client, struct pair *pairs, uint32_t count)
         struct pair *pair = &pairs[done];
         struct text key = arg(client, 1 + 2 * done);
         if (pair->old)
-            (void)store_set(store, key, pair->old, pair->expires_ns, SET_ALWAYS, NULL);
+            store_set_back(store, key, pair->old, pair->expires_ns);
         else
             (void)store_delete(store, key, NULL);
     }
@@ -215,10 +233,8 @@ static void cmd_mset(struct client *client)
             return;
     struct pair *pairs = calloc(count, sizeof *pairs);
     int rc = pairs && make_values(client, pairs, count) ? set_pairs(client, pairs, count) : -ENOMEM;
-    for (uint32_t i = 0; pairs && i < count; i++) {
-        blob_unref(pairs[i].value, client->server->shared);
-        blob_unref(pairs[i].old, client->server->shared);
-    }
+    if (pairs)
+        drop_values(client, pairs, count);
     free(pairs);
     if (rc < 0)
         reply_no_memory(client);
@@ -514,6 +530,7 @@ static const struct command table[] = {
     {"publish", 3, cmd_publish, "pubsub fast", 0, 0, 0, false, "a message for a channel"},
     {"punsubscribe", -1, cmd_punsubscribe, "pubsub", 0, 0, 0, true, "no more of them"},
     {"quit", -1, cmd_quit, "fast", 0, 0, 0, true, "ends the connection"},
+    {"reset", 1, cmd_reset, "fast", 0, 0, 0, true, "begins the connection anew"},
     {"select", 2, cmd_select, "fast", 0, 0, 0, false, "the database, of which there is one"},
     {"set", -3, cmd_set, "write", 1, 1, 1, false, "sets a key"},
     {"setex", 4, cmd_setex, "write", 1, 1, 1, false, "sets a key for some seconds"},
@@ -541,6 +558,8 @@ int commands_init(struct server *server)
             free(known);
             return -ENOMEM;
         }
+        if (table_growth(known->hh.tbl))
+            table_double(known->hh.tbl);
     }
     return 0;
 }

@@ -36,10 +36,10 @@
 #define uthash_nonfatal_oom(elem) (uthash_failed = true)
 #include <uthash.h>
 
-/* Growing earlier than uthash does by itself, at chains of three instead of ten: every link of a
- * chain is a line of memory that is not in the cache. */
+/* A table never grows by itself, see table_growth(). uthash doubles it for a single long chain, of
+ * which there is one the sooner the larger the table: its buckets would soon outweigh the keys. */
 #undef HASH_BKT_CAPACITY_THRESH
-#define HASH_BKT_CAPACITY_THRESH 3U
+#define HASH_BKT_CAPACITY_THRESH (1U << 24)
 
 enum {
     WORKERS_MAX = 60,
@@ -49,6 +49,8 @@ enum {
     LINE_BYTES_MAX = 65536,
     ARGS_SMALL = 8,
     ARGS_MAX = 1 << 20,
+    ARGS_BLOCKS = 17,
+    ARGS_STEP = 1024,  /* of very many, after which others may run */
     NUMBER_BYTES = 24, /* of any number as text */
 };
 
@@ -108,20 +110,50 @@ bool text_is(struct text text, const char *word);
 uint64_t text_hash(struct text text);
 void text_hash_seed(void);
 
+/* ---- Hash tables ---- */
+
+enum {
+    TABLE_BYTES_MIN =
+        sizeof(UT_hash_table) + HASH_INITIAL_NUM_BUCKETS * sizeof(struct UT_hash_bucket)
+};
+
+static inline size_t table_bytes(const UT_hash_table *table)
+{
+    return sizeof *table + (size_t)table->num_buckets * sizeof *table->buckets;
+}
+
+/* By how many bytes it is to grow now, which doubles its buckets: once there are more elements than
+ * those. A lookup that finds its key then looks at one and a half on average. */
+static inline size_t table_growth(const UT_hash_table *table)
+{
+    return table->num_items > table->num_buckets
+               ? (size_t)table->num_buckets * sizeof *table->buckets
+               : 0;
+}
+
+/* Doubles its buckets. Without memory it stays as it is, and its chains are longer. */
+void table_double(UT_hash_table *table);
+
 /* ---- request.c ---- */
 
 /* Where an argument is, from the first byte of the request, which may move until it is whole. */
 struct span {
-    size_t off, len;
+    uint32_t off, len;
 };
 
 enum part { PART_HEAD, PART_BULK_HEAD, PART_BULK };
 
+/*
+ *      small      blocks[0]    blocks[1]    ...   blocks[16]
+ *      0 .. 7     8 .. 23      24 .. 55           1048568 .. 2097143       arguments
+ *
+ * Each block has as many as all before it and eight more, so that room for more never copies what
+ * is there.
+ */
 struct request {
     enum part part; /* what comes next */
     uint32_t expected, count;
-    uint32_t size; /* of args */
-    struct span *args;
+    uint32_t blocks_count;
     const char *base;
     size_t at;   /* parsed, from the first byte */
     size_t need; /* how many bytes there must be before it is worth parsing again */
@@ -130,10 +162,12 @@ struct request {
     const char *error;
     char unexpected;
     struct span small[ARGS_SMALL];
+    struct span *blocks[ARGS_BLOCKS];
 };
 
 enum parsed {
     PARSED_MORE,
+    PARSED_SOME,      /* ARGS_STEP arguments of it; go on, when others have run */
     PARSED_REQUEST,   /* whole; without arguments it is nothing */
     PARSED_WRONG,     /* `error` says why */
     PARSED_NO_MEMORY, /* for so many arguments */
@@ -143,12 +177,19 @@ enum parsed {
 void request_init(struct request *request);
 /* The same after one; gives back what that one needed. */
 void request_reset(struct request *request);
-/* Parses on in what is there of the request. bytes_max: of a whole request. */
+/* Parses on in what is there of the request. bytes_max: of a whole request, less than 4 GiB. */
 enum parsed request_parse(struct request *request, struct text there, size_t bytes_max);
 
 static inline struct text request_arg(const struct request *request, uint32_t i)
 {
-    return (struct text){request->base + request->args[i].off, request->args[i].len};
+    const struct span *span;
+    if (i < ARGS_SMALL) {
+        span = &request->small[i];
+    } else {
+        int block = __builtin_clz(ARGS_SMALL) - __builtin_clz(i + ARGS_SMALL);
+        span = &request->blocks[block - 1][i + ARGS_SMALL - ((uint32_t)ARGS_SMALL << block)];
+    }
+    return (struct text){request->base + span->off, span->len};
 }
 
 /* ---- store.c: all but store_init and store_expire_all under store->lock ---- */
@@ -173,7 +214,8 @@ struct store {
     struct entry **heap;
     size_t heap_len, heap_size;
     wh_event sooner; /* the earliest is another one */
-    uint64_t keys, bytes, bytes_max;
+    uint64_t keys;
+    uint64_t bytes, bytes_max; /* of keys, values and the tables */
     uint64_t hits, misses, expired;
 };
 
@@ -203,6 +245,10 @@ bool store_has(struct store *store, struct text key);
  */
 int store_set(struct store *store, struct text key, struct blob *value, int64_t expires_ns,
               int condition, struct blob **ret_old);
+
+/* Takes that back, under the same lock, for a key that had a value and a time, when the new one
+ * never expires. It cannot fail: bytes_max does not count. */
+void store_set_back(struct store *store, struct text key, struct blob *old, int64_t expires_ns);
 
 /* Deletes it; what was there goes to *ret_old, if that is wanted. Returns whether it was there. */
 bool store_delete(struct store *store, struct text key, struct blob **ret_old);
@@ -275,7 +321,7 @@ struct pubsub {
 
 enum { CHANNEL, PATTERN, TOPIC_KINDS };
 
-/* Ends all subscriptions of a client that leaves. */
+/* Ends all subscriptions of a client, without a word. */
 void pubsub_leave(struct client *client);
 
 void cmd_subscribe(struct client *client);
@@ -283,6 +329,7 @@ void cmd_psubscribe(struct client *client);
 void cmd_unsubscribe(struct client *client);
 void cmd_punsubscribe(struct client *client);
 void cmd_publish(struct client *client);
+void cmd_reset(struct client *client);
 
 /* ---- client.c ---- */
 

@@ -59,10 +59,13 @@ static struct topic *topic_add(struct topic **table, struct text name)
     topic->len = name.len;
     memcpy(topic->name, name.bytes, name.len);
     HASH_ADD_KEYPTR_BYHASHVALUE(hh, *table, topic->name, name.len, hash, topic);
-    if (!uthash_failed)
-        return topic;
-    free(topic);
-    return NULL;
+    if (uthash_failed) {
+        free(topic);
+        return NULL;
+    }
+    if (table_growth(topic->hh.tbl))
+        table_double(topic->hh.tbl);
+    return topic;
 }
 
 static void topic_end_if_empty(struct topic **table, struct topic *topic)
@@ -91,9 +94,12 @@ static struct subscription *subscription_find(struct client *client, int kind, s
     return found;
 }
 
+/* What it may take: it may be the only one of its topic, and both are in a table, which has two
+ * buckets an element when it has just grown. */
 static size_t subscription_bytes(size_t name_len)
 {
-    return sizeof(struct subscription) + sizeof(struct topic) + name_len;
+    return sizeof(struct subscription) + sizeof(struct topic) + name_len +
+           4 * sizeof(struct UT_hash_bucket);
 }
 
 /* A subscription that there is not. Returns 0 or -ENOMEM. */
@@ -112,6 +118,8 @@ static int subscription_add(struct client *client, int kind, struct text name)
         HASH_ADD_KEYPTR_BYHASHVALUE(hh, client->subscriptions[kind], topic->name, topic->len, hash,
                                     s);
         if (!uthash_failed) {
+            if (table_growth(s->hh.tbl))
+                table_double(s->hh.tbl);
             DL_APPEND(topic->subscribers, s);
             client->subscriptions_bytes += subscription_bytes(topic->len);
             return 0;
@@ -254,6 +262,16 @@ void cmd_unsubscribe(struct client *client)
 void cmd_punsubscribe(struct client *client)
 {
     unsubscribe_all(client, PATTERN, "punsubscribe");
+}
+
+/* The connection is as it was at its beginning. */
+void cmd_reset(struct client *client)
+{
+    pubsub_leave(client);
+    stop_if_none(client);
+    free(client->name);
+    client->name = NULL;
+    reply_bytes(client, "+RESET\r\n", 8);
 }
 
 /* ---- Patterns ---- */

@@ -19,6 +19,13 @@ enum {
     ENTRY_BYTES = sizeof(struct entry) + sizeof(struct blob),
 };
 
+void table_double(UT_hash_table *table)
+{
+    bool failed = false;
+    HASH_EXPAND_BUCKETS(hh, table, failed);
+    (void)failed;
+}
+
 /* ---- The heap ---- */
 
 static void heap_put(struct store *store, size_t at, struct entry *entry)
@@ -103,6 +110,8 @@ static void take_out(struct store *store, struct entry **shard, struct entry *en
                      struct blob **ret_value)
 {
     count_bytes(store, entry, -1);
+    if (entry->hh.tbl->num_items == 1) /* it ends with its last key */
+        store->bytes -= table_bytes(entry->hh.tbl);
     HASH_DEL(*shard, entry);
     if (entry->expires_ns != WH_NEVER)
         heap_remove(store, entry);
@@ -136,11 +145,22 @@ static struct entry *find_key(struct store *store, struct text key)
     return find(store, key, text_hash(key));
 }
 
+/* Lets the table grow if it is time to, and there is room. Else its chains get longer by a sixth at
+ * most: then the rest of the room is full of keys. */
+static void grow_if_due(struct store *store, UT_hash_table *table)
+{
+    size_t growth = table_growth(table), before = table_bytes(table);
+    if (!growth || (store->bytes_max && store->bytes + growth > store->bytes_max))
+        return;
+    table_double(table);
+    store->bytes += table_bytes(table) - before;
+}
+
 /* A new one, which holds the value. */
 static struct entry *add(struct store *store, struct text key, uint64_t hash, struct blob *value)
 {
     struct entry **shard = shard_of(store, hash);
-    bool uthash_failed = false;
+    bool uthash_failed = false, first = !*shard;
     struct entry *entry = malloc(sizeof *entry + key.len);
     if (!entry)
         return NULL;
@@ -154,7 +174,9 @@ static struct entry *add(struct store *store, struct text key, uint64_t hash, st
     }
     entry->value = blob_ref(value, store->lock.shared);
     count_bytes(store, entry, 1);
+    store->bytes += first ? TABLE_BYTES_MIN : 0;
     store->keys++;
+    grow_if_due(store, entry->hh.tbl);
     return entry;
 }
 
@@ -223,12 +245,17 @@ bool store_has(struct store *store, struct text key)
 
 /* Whether there is no room for a value of so many bytes, which replaces that of the entry, if there
  * is one. */
-static bool is_full(const struct store *store, const struct entry *entry, struct text key,
+static bool is_full(struct store *store, const struct entry *entry, struct text key, uint64_t hash,
                     size_t len)
 {
-    uint64_t others =
-        entry ? store->bytes - entry->value->len : store->bytes + ENTRY_BYTES + key.len;
-    return store->bytes_max && others + len > store->bytes_max;
+    if (!store->bytes_max)
+        return false;
+    uint64_t others = store->bytes;
+    if (entry)
+        others -= entry->value->len;
+    else
+        others += ENTRY_BYTES + key.len + (*shard_of(store, hash) ? 0 : TABLE_BYTES_MIN);
+    return others + len > store->bytes_max;
 }
 
 int store_set(struct store *store, struct text key, struct blob *value, int64_t expires_ns,
@@ -239,7 +266,7 @@ int store_set(struct store *store, struct text key, struct blob *value, int64_t 
     int rc = 0;
     if (entry ? condition == SET_IF_NEW : condition == SET_IF_THERE) {
         rc = entry ? -EEXIST : -ENOENT;
-    } else if (is_full(store, entry, key, value->len) ||
+    } else if (is_full(store, entry, key, hash, value->len) ||
                (expires_ns != KEEP_TTL && expires_ns != WH_NEVER && !heap_room(store))) {
         rc = -ENOMEM;
     } else if (entry) {
@@ -255,6 +282,14 @@ int store_set(struct store *store, struct text key, struct blob *value, int64_t 
     if (rc < 0 && ret_old)
         *ret_old = rc != -ENOMEM && entry ? blob_ref(entry->value, store->lock.shared) : NULL;
     return rc;
+}
+
+void store_set_back(struct store *store, struct text key, struct blob *old, int64_t expires_ns)
+{
+    struct entry *entry = find_key(store, key);
+    replace(store, entry, old, NULL);
+    if (expires_ns != WH_NEVER)
+        expire_at(store, entry, expires_ns); /* in the place of the heap that it had */
 }
 
 bool store_delete(struct store *store, struct text key, struct blob **ret_old)
@@ -277,7 +312,7 @@ int store_add(struct store *store, struct text key, int64_t by, int64_t *ret_sum
     if (__builtin_add_overflow(sum, by, &sum))
         return -ERANGE;
     size_t len = number_put(text, sum);
-    struct blob *value = is_full(store, entry, key, len) ? NULL : blob_create(len);
+    struct blob *value = is_full(store, entry, key, hash, len) ? NULL : blob_create(len);
     if (!value)
         return -ENOMEM;
     memcpy(value->bytes, text, len);

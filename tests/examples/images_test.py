@@ -7,6 +7,9 @@ The files are written and read here without libpng, so that the example is not i
 """
 
 import os
+import random
+import resource
+import signal
 import struct
 import subprocess
 import sys
@@ -51,9 +54,14 @@ class Images(unittest.TestCase):
             file.write(data)
         return self.path(name)
 
-    def run_images(self, *files):
+    def run_images(self, *files, largest=None):
+        """largest: how many bytes a file may have."""
+        def limit():
+            if largest:
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
         return subprocess.run([PROGRAM, self.path('out'), *files], stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True, check=False)
+                              stderr=subprocess.PIPE, text=True, check=False, preexec_fn=limit)
 
     def test_pictures_of_every_size_are_halved(self):
         sizes = [(1, 1), (2, 2), (3, 5), (640, 480), (1, 1000), (1000, 1), (17, 16)] * 3
@@ -85,6 +93,17 @@ class Images(unittest.TestCase):
             self.assertNotIn('verified', end.stdout)
             for name in os.listdir(self.path('out')):
                 os.unlink(self.path('out/' + name))
+
+    def test_half_a_picture_is_not_left(self):
+        draw = random.Random(1)
+        files = [self.write(f'{i}.png', png(200, 200, lambda x, y: draw.randrange(256)))
+                 for i in range(4)]
+        end = self.run_images(*files, largest=4096)
+        self.assertEqual(end.returncode, 1)
+        self.assertRegex(end.stderr, r'save \S+: File too large')
+        self.assertEqual(os.listdir(self.path('out')), [])
+        end = self.run_images(*files)
+        self.assertEqual((end.returncode, end.stderr), (0, ''))
 
     def test_a_file_that_is_not_there_is_named(self):
         end = self.run_images(self.path('none.png'))

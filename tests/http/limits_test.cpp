@@ -28,11 +28,14 @@ TEST_CASE("http: what is malformed is 400 and the end")
     Server server;
     int number = 0;
     for (const std::string &request :
-         {std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 11), noise(200, 7),
-          std::string("GET\r\n\r\n"), std::string("GET / HTTP/1.1\r\nHost test\r\n\r\n"),
+         {std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 11),
+          noise(200, 7),
+          std::string("GET\r\n\r\n"),
+          std::string("GET / HTTP/1.1\r\nHost test\r\n\r\n"),
           std::string("GET / HTTP/1.1\r\n\r\n"), /* no host */
           std::string("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
           std::string("GET / HTTP/1.1\r\nHost: a\r\n: nameless\r\n\r\n"),
+          std::string("GET / HTTP/1.0\r\nHost: a b\r\n\r\n"),
           std::string("GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n", 33),
           std::string("GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n"),
           std::string("FETCH / HTTP/1.1\r\nHost: a\r\n\r\n"),
@@ -41,14 +44,61 @@ TEST_CASE("http: what is malformed is 400 and the end")
           std::string("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n"
                       "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
           std::string("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-                      "zz\r\n")}) {
+                      "zz\r\n"),
+          std::string("POST /echo HTTP/1.0\r\nConnection: keep-alive\r\n"
+                      "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+          std::string("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n"),
+          std::string("POST /echo HTTP/1.1\r\nHost: a\r\n"
+                      "Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n"),
+          std::string("POST /echo HTTP/1.1\r\nHost: a\r\n"
+                      "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n"),
+          std::string("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+                      "Transfer-Encoding: gzip\r\n\r\n0\r\n\r\n")}) {
         CAPTURE(++number);
         Client client(server.port());
         REQUIRE(client.send(request));
         check_refused(client, 400);
     }
-    CHECK(server.number("requests", "malformed") == 14);
+    CHECK(server.number("requests", "malformed") == 20);
     CHECK(ask_once(server, get("/")).status == 200);
+}
+
+TEST_CASE("http: a host that is none is 400 and the end, and any other is taken")
+{
+    Server server;
+    for (const char *host :
+         {"a b/@", "a b",  "a/",  "u@a",    "a:b",     "a:80:80",   "a:-1",        "a\"",
+          "a%2",   "a%2g", "a\\", "<a>",    "a,b c",   "http://a",  "\xc3\xa4",    "[::1",
+          "::1",   "[]",   "[a]", "[::1]a", "[::1]:x", "[1::2::3]", "[127.0.0.1]", "[::1%1]"}) {
+        CAPTURE(host);
+        Client client(server.port());
+        REQUIRE(client.send("GET / HTTP/1.1\r\nHost: " + std::string(host) + "\r\n\r\n"));
+        check_refused(client, 400);
+    }
+    Client client(server.port());
+    for (const char *host :
+         {"a", "a:80", "a:", "", ":80", "A-1.b_c~.example", "a%20b", "(a)!$&'*+,;=", "127.0.0.1",
+          "127.0.0.1:8080", "[::1]", "[::1]:8080", "[FE80::1:2]", "[::ffff:127.0.0.1]", " a \t "}) {
+        CAPTURE(host);
+        CHECK(client.ask("GET / HTTP/1.1\r\nHost: " + std::string(host) + "\r\n\r\n").status ==
+              200);
+    }
+}
+
+TEST_CASE("http: a body with codings other than chunks is 501 and the end")
+{
+    Server server;
+    for (const char *lines : {"Transfer-Encoding: gzip, chunked\r\n",
+                              "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"}) {
+        CAPTURE(lines);
+        Client client(server.port());
+        REQUIRE(client.send("POST /echo HTTP/1.1\r\nHost: a\r\n" + std::string(lines) +
+                            "\r\n5\r\ncoded\r\n0\r\n\r\n"));
+        check_refused(client, 501);
+    }
+    CHECK(ask_once(server, "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked \r\n\r\n"
+                           "5\r\nplain\r\n0\r\n\r\n")
+              .body == "plain");
 }
 
 TEST_CASE("http: another version is 505")

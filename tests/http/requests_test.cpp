@@ -376,6 +376,22 @@ TEST_CASE("http: leave to send a body is given or refused")
         CHECK(a.header("connection") == "close");
         CHECK(client.end() == Ending::fin);
     }
+    SECTION("not given to HTTP/1.0, which knows nothing of it")
+    {
+        Client client(server.port());
+        const std::string old = " HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 4\r\n";
+        client.send("POST /echo" + old + "Expect: 100-continue\r\n\r\n");
+        REQUIRE(ask_once(server, get("/")).status == 200); /* that head has been parsed */
+        Answer a = client.ask("body");
+        CHECK(a.status == 200);
+        CHECK(a.body == "body");
+        client.send("POST /nowhere" + old + "Expect: 100-continue\r\n\r\n");
+        REQUIRE(ask_once(server, get("/")).status == 200);
+        a = client.ask("body");
+        CHECK(a.status == 404);
+        CHECK(a.header("connection") == "keep-alive");
+        CHECK(client.ask("POST /echo" + old + "Expect: miracles\r\n\r\nbody").body == "body");
+    }
     SECTION("another expectation cannot be met")
     {
         Answer a = ask_once(server, "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n"

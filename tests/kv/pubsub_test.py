@@ -75,6 +75,23 @@ class PubSub(unittest.TestCase):
             self.assertEqual(client.ask('QUIT'), 'OK')
             self.assertTrue(client.ended())
 
+    def test_reset_begins_anew(self):
+        with serve() as server, server.client() as client, server.client() as other:
+            self.assertEqual(client.ask('RESET'), 'RESET')
+            self.assertEqual(client.ask('CLIENT', 'SETNAME', 'me'), 'OK')
+            for channel in 'a', 'b':
+                client.ask('SUBSCRIBE', channel)
+            client.ask('PSUBSCRIBE', 'a*')
+            self.assertEqual(other.ask('PUBLISH', 'a', 'm'), 2)
+            client.send(encode('RESET') + encode('CLIENT', 'GETNAME') + encode('GET', 'x'))
+            self.assertEqual(client.answer(), message('a', 'm'))
+            self.assertEqual(client.answer(), [b'pmessage', b'a*', b'a', b'm'])
+            self.assertEqual([client.answer() for _ in range(3)], ['RESET', None, None])
+            self.assertEqual(other.ask('PUBLISH', 'a', 'm'), 0)
+            self.assertEqual(client.ask('SUBSCRIBE', 'b'), [b'subscribe', b'b', 1])
+            self.assertTrue(client.ask('RESET', 'x').startswith('ERR wrong number'))
+            self.assertEqual(client.ask('RESET'), 'RESET')
+
     def test_patterns(self):
         cases = (('h?llo', 'hello', True), ('h?llo', 'hllo', False), ('h*llo', 'heeello', True),
                  ('h[ae]llo', 'hallo', True), ('h[ae]llo', 'hillo', False),
@@ -179,6 +196,22 @@ class PubSub(unittest.TestCase):
             self.assertEqual(other.ask('SUBSCRIBE', f'{count:0200}')[2], 1)
             self.assertEqual(client.ask('UNSUBSCRIBE', f'{1:0200}')[2], count - 1)
             self.assertEqual(client.ask('PSUBSCRIBE', 'p' * 200)[2], count)
+
+    @unittest.skipUnless(LEAN, 'memory cannot be measured')
+    def test_subscriptions_take_what_they_count_for(self):
+        with serve('--workers', 1) as server, server.client() as other:
+            other.ask('PING')
+            before, count = server.resident_bytes(), 0
+            clients = [server.client() for _ in range(30)]
+            for n, client in enumerate(clients):
+                client.send(encode('SUBSCRIBE', *(f'{n}:{i}' for i in range(6000))))
+                answers = [client.answer() for _ in range(6000)]
+                count += sum(not isinstance(answer, Error) for answer in answers)
+                self.assertIsInstance(answers[-1], Error)
+            self.assertGreater(count, len(clients) * 3000)
+            self.assertLess(server.resident_bytes() - before, len(clients) * (2 << 20))
+            for client in clients:
+                client.close()
 
     def test_others_go_on_while_patterns_are_compared(self):
         with serve('--workers', 1) as server, server.client() as publisher, \
