@@ -29,9 +29,11 @@ WH_BEGIN_DECLS
 struct statx;
 struct open_how; /* <linux/openat2.h> */
 
-/* read(2), write(2): at the file's own position, which two concurrent calls share. Writing to a
- * pipe or a socket that nobody reads raises SIGPIPE, which ends the program unless it is ignored
- * (signal(SIGPIPE, SIG_IGN)): then it is -EPIPE. */
+/* read(2), write(2): at the file's own position, which two concurrent calls share. A write that an
+ * error cuts short (a full disk) may leave the position where it was (Linux 6.18): write a file by
+ * wh_pwrite, or by wh_write_all, which looks. Writing to a pipe or a socket that nobody reads
+ * raises SIGPIPE, which ends the program unless it is ignored (signal(SIGPIPE, SIG_IGN)): then it
+ * is -EPIPE. */
 WH_API ssize_t wh_read(wh_fd fd, void *buf, size_t len);
 WH_API ssize_t wh_write(wh_fd fd, const void *buf, size_t len);
 WH_API ssize_t wh_readv(wh_fd fd, const struct iovec *iov, int count);

@@ -5,6 +5,7 @@
 #include "tests/net/peers.hpp"
 
 #include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
 
 #include <climits>
 #include <csignal>
@@ -216,6 +217,31 @@ TEST_CASE("io: pread and pwrite leave the position alone, and reach beyond 4 GiB
         }
         CHECK(lseek(fd, 0, SEEK_CUR) == 0);
     });
+}
+
+TEST_CASE("io: write_all does not write over its own pieces when a limit cuts one short")
+{
+    Folder folder;
+    const std::string path = folder / "file";
+    const bool appends = GENERATE(false, true);
+    ChildEnd end = in_child([&] {
+        signal(SIGXFSZ, SIG_IGN);
+        const rlimit limit = {6000, 6000};
+        CHILD_REQUIRE(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+        std::string words;
+        for (int i = 0; i < 4000; i++)
+            words += std::to_string(i % 10) + '\n';
+        return in_run([&] {
+            Fd fd(wh_openat(AT_FDCWD, path.c_str(), O_WRONLY | O_CREAT | (appends ? O_APPEND : 0),
+                            0600));
+            CHILD_REQUIRE(wh_write_all(fd, words.data(), 100) == 100);
+            CHILD_REQUIRE(wh_write_all(fd, words.data() + 100, words.size() - 100) == -EFBIG);
+            CHILD_REQUIRE(contents(path) == words.substr(0, 6000));
+            return 8;
+        });
+    });
+    INFO(end.how());
+    CHECK(end.exited(8));
 }
 
 TEST_CASE("io: O_APPEND writes at the end")
