@@ -7,6 +7,7 @@
 
 #include <catch2/catch_test_macros.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <vector>
 
@@ -225,6 +226,125 @@ TEST_CASE("direct: a stream is closed on its worker, and elsewhere stays")
         CHECK(join(spawn(close_it, &second)) == -EXDEV);
         CHECK(join(spawn(close_it, &first)) == 0);
         CHECK(sees_end(client));
+    });
+}
+
+TEST_CASE("direct: what a stream has in its buffer outlives calls on the wrong worker")
+{
+    on_two_workers([](const wh_spawn_options &first, const wh_spawn_options &second) {
+        Fd listener = plain_listener();
+        Fd client = dial(listener);
+        wh_conn *conn = nullptr;
+        auto begin = [fd = static_cast<int>(listener), &conn] {
+            const int rc = wh_conn_create(&conn, wh_accept_direct(fd));
+            return static_cast<intptr_t>(rc < 0 ? rc : wh_conn_write(conn, "hello, ", 7));
+        };
+        CHECK(join(spawn(begin, &first)) == 7);
+        auto try_all = [&conn] {
+            static char much[8192];
+            const struct iovec pieces[2] = {{much, 4096}, {much, 4096}};
+            int wrong = 0;
+            for (int i = 0; i < 2; i++) {
+                WH_WITH_CANCEL(ctx)
+                {
+                    if (i == 1)
+                        wh_ctx_cancel(ctx, 0);
+                    wrong += wh_conn_write(conn, much, sizeof much) != -EXDEV;
+                    wrong += wh_conn_writev(conn, pieces, 2) != -EXDEV;
+                    wrong += wh_conn_printf(conn, "%8192d", i) != -EXDEV;
+                    wrong += wh_conn_flush(conn) != -EXDEV;
+                    wrong += wh_conn_shutdown(conn) != -EXDEV;
+                    wrong += wh_conn_close(conn) != -EXDEV;
+                }
+            }
+            wrong += wh_conn_read(conn, much, 1) != -EXDEV;
+            return static_cast<intptr_t>(wrong);
+        };
+        CHECK(join(spawn(try_all, &second)) == 0);
+        auto end = [&conn] {
+            const ssize_t n = wh_conn_write(conn, "there", 5);
+            const int rc = wh_conn_close(conn);
+            return static_cast<intptr_t>(rc < 0 ? rc : n);
+        };
+        CHECK(join(spawn(end, &first)) == 5);
+        char buf[16] = {};
+        CHECK(recv(client, buf, 12, MSG_WAITALL) == 12);
+        CHECK(std::string(buf) == "hello, there");
+        CHECK(sees_end(client));
+    });
+}
+
+namespace
+{
+
+/* Takes three bytes at a time, so many times; then its writer is on another worker. */
+struct Moved {
+    std::string written;
+    int takes = 0, closed = 0;
+
+    static ssize_t read(void *, void *, size_t)
+    {
+        return 0;
+    }
+    static ssize_t writev(void *self, const struct iovec *iov, int)
+    {
+        auto *me = static_cast<Moved *>(self);
+        if (me->takes == 0)
+            return -EXDEV;
+        me->takes--;
+        const size_t n = std::min(iov->iov_len, size_t(3));
+        me->written.append(static_cast<const char *>(iov->iov_base), n);
+        return static_cast<ssize_t>(n);
+    }
+    static int close(void *self)
+    {
+        static_cast<Moved *>(self)->closed++;
+        return 0;
+    }
+};
+
+constexpr wh_conn_ops moved_ops = {Moved::read, Moved::writev, nullptr, Moved::close};
+
+} // namespace
+
+TEST_CASE("direct: a stream whose writer moves in the middle keeps what has not gone")
+{
+    in_run([] {
+        Moved self;
+        wh_conn *conn = nullptr;
+        int rc = wh_conn_wrap(&conn, &moved_ops, &self);
+        CHECK(rc == 0);
+        ssize_t n = wh_conn_write(conn, "abcdefgh", 8);
+        CHECK(n == 8);
+        self.takes = 1;
+        rc = wh_conn_flush(conn);
+        CHECK(rc == -EXDEV);
+        const std::string much(5000, 'x');
+        n = wh_conn_write(conn, much.data(), much.size());
+        CHECK(n == -EXDEV);
+        self.takes = 1;
+        n = wh_conn_write(conn, much.data(), much.size()); /* the buffer's, and none of these */
+        CHECK(n == -EXDEV);
+        self.takes = 1;
+        rc = wh_conn_flush(conn);
+        CHECK(rc == 0);
+        CHECK(self.written == "abcdefgh");
+        self.takes = 1;
+        n = wh_conn_write(conn, much.data(), much.size());
+        CHECK(n == -EIO); /* three have gone, and who called does not know how many */
+        rc = wh_conn_flush(conn);
+        CHECK(rc == -EIO);
+        rc = wh_conn_close(conn);
+        CHECK(rc == -EIO);
+        CHECK(self.closed == 1);
+
+        rc = wh_conn_wrap(&conn, &moved_ops, &self);
+        CHECK(rc == 0);
+        n = wh_conn_write(conn, "lost", 4);
+        CHECK(n == 4);
+        rc = wh_conn_close(conn); /* and freed: then it is not -EXDEV */
+        CHECK(rc == -EIO);
+        CHECK(self.closed == 2);
     });
 }
 
