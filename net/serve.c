@@ -251,14 +251,79 @@ static bool is_shared(wh_fd listener)
     return getsockopt(listener, SOL_SOCKET, SO_REUSEPORT, &reuseport, &len) == 0 && reuseport;
 }
 
-static int copy_option(wh_fd from, wh_fd to, int level, int name)
+/* What a listener is copied with. All are set before it is bound, as some must be; what a new
+ * socket has anyway is not, so that nothing is asked for that needs a privilege. The priority comes
+ * behind what the kernel makes one of. */
+static const struct option {
+    int level, name;
+    bool doubled; /* the kernel keeps, and says, twice what it is told */
+} options_copied[] = {
+    {SOL_SOCKET, SO_BINDTOIFINDEX, false}, /* SO_BINDTODEVICE, by number */
+    {SOL_SOCKET, SO_REUSEPORT, false},
+    {SOL_SOCKET, SO_REUSEADDR, false},
+    {SOL_SOCKET, SO_KEEPALIVE, false},
+    {SOL_SOCKET, SO_LINGER, false},
+    {SOL_SOCKET, SO_MARK, false},
+    {SOL_SOCKET, SO_RCVBUF, true},
+    {SOL_SOCKET, SO_SNDBUF, true},
+    {SOL_SOCKET, SO_RCVLOWAT, false},
+    {IPPROTO_IP, IP_TOS, false},
+    {IPPROTO_IP, IP_TTL, false},
+    {IPPROTO_IP, IP_MINTTL, false},
+    {IPPROTO_IP, IP_FREEBIND, false},
+    {IPPROTO_IP, IP_TRANSPARENT, false},
+    {IPPROTO_IPV6, IPV6_V6ONLY, false},
+    {IPPROTO_IPV6, IPV6_TCLASS, false},
+    {IPPROTO_IPV6, IPV6_UNICAST_HOPS, false},
+    {IPPROTO_IPV6, IPV6_MINHOPCOUNT, false},
+    {IPPROTO_TCP, TCP_NODELAY, false},
+    {IPPROTO_TCP, TCP_DEFER_ACCEPT, false},
+    {IPPROTO_TCP, TCP_FASTOPEN, false},
+    {IPPROTO_TCP, TCP_KEEPIDLE, false},
+    {IPPROTO_TCP, TCP_KEEPINTVL, false},
+    {IPPROTO_TCP, TCP_KEEPCNT, false},
+    {IPPROTO_TCP, TCP_USER_TIMEOUT, false},
+    {IPPROTO_TCP, TCP_NOTSENT_LOWAT, false},
+    {IPPROTO_TCP, TCP_MAXSEG, false},
+    {IPPROTO_TCP, TCP_CONGESTION, false},
+    {SOL_SOCKET, SO_PRIORITY, false},
+};
+
+union option_value {
+    int number;
+    char bytes[16]; /* SO_LINGER, TCP_CONGESTION */
+};
+
+static socklen_t option_get(wh_fd fd, const struct option *option, union option_value *ret_value)
 {
-    int value;
-    socklen_t len = sizeof value;
-    if (getsockopt(from, level, name, &value, &len) < 0 ||
-        setsockopt(to, level, name, &value, len) < 0)
-        return -errno;
+    socklen_t len = sizeof *ret_value;
+    memset(ret_value, 0, sizeof *ret_value);
+    return getsockopt(fd, option->level, option->name, ret_value, &len) < 0 ? 0 : len;
+}
+
+static int options_copy(wh_fd from, wh_fd to)
+{
+    for (size_t i = 0; i < array_count(options_copied); i++) {
+        const struct option *option = &options_copied[i];
+        union option_value wanted, has;
+        socklen_t len = option_get(from, option, &wanted);
+        if (!len || (option_get(to, option, &has) == len && !memcmp(&has, &wanted, len)))
+            continue; /* of another family, or unknown to this kernel; or as it should be */
+        if (option->doubled)
+            wanted.number /= 2;
+        if (setsockopt(to, option->level, option->name, &wanted, len) < 0)
+            return -errno;
+    }
     return 0;
+}
+
+static int backlog_of(wh_fd listener)
+{
+    struct tcp_info info = {0};
+    socklen_t len = sizeof info;
+    if (getsockopt(listener, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 || !info.tcpi_sacked)
+        return 4096;
+    return (int)info.tcpi_sacked; /* that it is, of a listener */
 }
 
 /* A listener like the one given, on its address. */
@@ -271,14 +336,9 @@ static wh_fd listen_beside(wh_fd first)
     int fd = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -errno;
-    int rc = copy_option(first, fd, SOL_SOCKET, SO_REUSEPORT);
-    if (rc == 0)
-        rc = copy_option(first, fd, SOL_SOCKET, SO_REUSEADDR);
-    if (rc == 0)
-        rc = copy_option(first, fd, IPPROTO_TCP, TCP_NODELAY);
-    if (rc == 0 && address.ss_family == AF_INET6)
-        rc = copy_option(first, fd, IPPROTO_IPV6, IPV6_V6ONLY);
-    if (rc == 0 && (bind(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, 4096) < 0))
+    int rc = options_copy(first, fd);
+    if (rc == 0 &&
+        (bind(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, backlog_of(first)) < 0))
         rc = -errno;
     if (rc == 0)
         return fd;

@@ -106,6 +106,12 @@ typedef struct wh_serve_options {
  * takes a share of them instead of being refused.) The listener is closed in any case. A negative
  * one is the result, so that what wh_listen_tcp() returns needs no look in between; -1 is -EBADF.
  *
+ * The listeners that join it have its backlog, and of its options SO_BINDTODEVICE, KEEPALIVE,
+ * LINGER, MARK, PRIORITY, RCVBUF, SNDBUF, RCVLOWAT; IP_TOS, TTL, MINTTL, FREEBIND, TRANSPARENT, and
+ * the like of IPv6; TCP_NODELAY, DEFER_ACCEPT, FASTOPEN, KEEPIDLE, KEEPINTVL, KEEPCNT,
+ * USER_TIMEOUT, NOTSENT_LOWAT, MAXSEG, CONGESTION. They have no others: a listener with a filter
+ * (SO_ATTACH_FILTER) or keys (TCP_MD5SIG) is to be without SO_REUSEPORT.
+ *
  * Without a free descriptor newcomers are accepted as direct ones, which need none, and closed at
  * once, so that they see an end and do not hang (where the kernel has none, they wait); each time
  * accepting then pauses until a connection has ended, a tenth of a second at most. The first time
@@ -115,7 +121,8 @@ typedef struct wh_serve_options {
  *   -ECANCELED, -ETIMEDOUT   the context has ended
  *   -EBADF, -EINVAL, -ENOTSOCK, -EOPNOTSUPP   the descriptor is none on which one can accept
  *   -EINVAL   also: both direct and migrate
- *   -ENOMEM, -EMFILE, -EADDRINUSE...   the server could not begin
+ *   -ENOMEM, -EMFILE, -EADDRINUSE...   the server could not begin; also -EPERM: an option of the
+ *                            listener's could not be given to those beside it
  */
 WH_API int wh_serve(wh_fd listener, wh_serve_handler handler, void *arg,
                     const wh_serve_options *options) WH_MUST_CHECK;
