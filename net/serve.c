@@ -56,8 +56,9 @@ struct acceptor {
     struct server *server;
     wh_fd listener;
     struct acceptor *first; /* of that listener */
-    bool direct;            /* what it accepts is */
-    bool sheds; /* of the first: one of them does, or has and pauses; any of them, atomic */
+    wh_sem turn;            /* of the first: one unit, for whom accepts while they are starved */
+    bool has_turn;
+    bool direct; /* what it accepts is */
     wh_coro *coro;
 };
 
@@ -190,18 +191,34 @@ static int admit(const struct acceptor *acceptor, wh_fd fd)
     return pause_accepting(server, rc);
 }
 
-/* One newcomer of a listener is shed in each pause, however many acceptors there are. */
+static void give_turn(struct acceptor *acceptor)
+{
+    acceptor->has_turn = false;
+    wh_sem_release(&acceptor->first->turn, 1);
+}
+
+/* Those of a listener for whom there is no room take turns, so that one newcomer is shed in each
+ * pause: who has the turn accepts. When that fails it sheds one, pauses, and gives the turn to the
+ * next; when it does not, as well. A direct accept that finds no slot has shed one: the kernel had
+ * accepted it. */
 static int starve(struct acceptor *acceptor, int error)
 {
     struct server *server = acceptor->server;
-    bool *shedding = &acceptor->first->sheds;
-    bool sheds = (error == -EMFILE || error == -ENFILE) &&
-                 !__atomic_exchange_n(shedding, true, __ATOMIC_RELAXED);
-    if (sheds)
-        shed(server, acceptor->listener);
-    int rc = pause_accepting(server, error);
-    if (sheds)
-        __atomic_store_n(shedding, false, __ATOMIC_RELAXED);
+    wh_sem *turn = &acceptor->first->turn;
+    bool has_shed = acceptor->direct && error == -ENFILE;
+    int rc = 0;
+    if (has_shed)
+        count(&server->stats->shed, 1);
+    if (acceptor->has_turn || wh_sem_try_acquire(turn, 1) == 0) {
+        if (!has_shed && (error == -EMFILE || error == -ENFILE))
+            shed(server, acceptor->listener);
+        rc = pause_accepting(server, error);
+        give_turn(acceptor);
+    }
+    if (rc == 0) {
+        rc = wh_sem_acquire(turn, 1);
+        acceptor->has_turn = rc == 0;
+    }
     return rc;
 }
 
@@ -220,6 +237,8 @@ static int accept_all(struct acceptor *acceptor)
     for (;;) {
         int rc = 0;
         wh_fd fd = accept_one(acceptor);
+        if (unlikely(acceptor->has_turn && !is_starved(fd)))
+            give_turn(acceptor);
         if (likely(fd >= 0)) {
             rc = take_slot(server);
             if (unlikely(rc < 0))
@@ -372,6 +391,7 @@ static int start_all(struct server *server, struct acceptor *acceptors, unsigned
         acceptors[i] = (struct acceptor){.server = server,
                                          .listener = listener,
                                          .first = &acceptors[i - i % ACCEPTS],
+                                         .turn = WH_SEM(1),
                                          .direct = server->direct};
         /* Bound: a direct descriptor is closed where it was accepted. */
         int rc = start_acceptor(&acceptors[i], (spread ? i / ACCEPTS : i % wh_workers()) + 1);

@@ -115,7 +115,8 @@ typedef struct wh_serve_options {
  * Without a free descriptor newcomers are accepted as direct ones, which need none, and closed at
  * once, so that they see an end and do not hang (where the kernel has none, they wait); each time
  * accepting then pauses until a connection has ended, a tenth of a second at most. The first time
- * one line on standard error says so.
+ * one line on standard error says so. With options.direct that is so when a worker's table is full,
+ * and up to eight newcomers may be closed before the first pause.
  *
  * Parks. Returns 0 when options.stop has ended it; or
  *   -ECANCELED, -ETIMEDOUT   the context has ended

@@ -460,3 +460,86 @@ TEST_CASE("direct: a server's connections, and where there are none plain ones")
         CHECK(rc == -EINVAL);
     });
 }
+
+TEST_CASE("direct: a server whose tables are full sheds one newcomer a pause, and counts each")
+{
+    if (masked())
+        return;
+    const ChildEnd end = in_child([] {
+        return in_run([] {
+            enum { SLOTS = 12, ACCEPTS = 8, MORE = 30 };
+            const int room = SLOTS;
+            static wh_serve_stats stats;
+            Fd listener = plain_listener(4096);
+            const Address address = Address::of(listener);
+            std::vector<Fd> clients;
+            for (int i = 0; i < room + MORE; i++)
+                clients.emplace_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+            struct rlimit limit;
+            getrlimit(RLIMIT_NOFILE, &limit);
+            limit.rlim_cur = SLOTS; /* below what is open: as large as the tables will be */
+            CHILD_REQUIRE(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+            auto handler = +[](const wh_client *client) {
+                const char *bytes = nullptr;
+                WH_WITH_CTX(client->idle)
+                {
+                    (void)!wh_conn_peek(client->conn, 1, &bytes);
+                }
+            };
+            wh_serve_options options = {};
+            options.direct = true;
+            options.stats = &stats;
+            wh_ctx *ctx = wh_ctx_create(nullptr);
+            wh_coro *server = nullptr;
+            WH_WITH_CTX(ctx)
+            {
+                server = spawn([&, fd = listener.release()] {
+                    return static_cast<intptr_t>(wh_serve(fd, handler, nullptr, &options));
+                });
+            }
+            const auto figure = [](const uint64_t &of) {
+                return static_cast<int>(__atomic_load_n(&of, __ATOMIC_RELAXED));
+            };
+            const int64_t start_ns = wh_now();
+            for (Fd &client : clients)
+                CHILD_REQUIRE(wh_connect(client, address.any(), address.len) == 0);
+            const auto ended = [&clients] {
+                char byte;
+                int count = 0;
+                for (Fd &client : clients)
+                    count += recv(client, &byte, 1, MSG_DONTWAIT) >= 0 || errno == ECONNRESET;
+                return count;
+            };
+            const auto comes = [](const auto &holds) {
+                const int64_t limit_ns = wh_now() + 20 * WH_SECOND;
+                while (!holds() && wh_now() < limit_ns)
+                    wh_sleep(WH_MILLISECOND);
+                return holds();
+            };
+            CHILD_REQUIRE(comes([&] { return figure(stats.open) == room; }));
+            CHILD_REQUIRE(comes([&] { return ended() >= ACCEPTS + 3; }));
+            CHILD_REQUIRE(comes([&] { return figure(stats.shed) == ended(); }));
+            const int shed = figure(stats.shed);
+            const auto pauses = static_cast<int>((wh_now() - start_ns) / (100 * WH_MILLISECOND));
+            CHILD_REQUIRE(shed <= ACCEPTS + 1 + pauses);
+            CHILD_REQUIRE(figure(stats.accepted) == room);
+
+            bool gone = false; /* one that is served: what waits in the queue comes next */
+            for (Fd &client : clients) {
+                char byte;
+                if (!gone && recv(client, &byte, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN) {
+                    client.reset();
+                    gone = true;
+                }
+            }
+            CHILD_REQUIRE(comes([&] { return figure(stats.accepted) > room; }));
+            wh_ctx_cancel(ctx, 0);
+            CHILD_REQUIRE(join(server) == -ECANCELED);
+            CHILD_REQUIRE(figure(stats.open) == 0);
+            CHILD_REQUIRE(figure(stats.cut) == 0);
+            wh_ctx_destroy(ctx);
+        });
+    });
+    INFO(end.how());
+    CHECK(end.exited(0));
+}
