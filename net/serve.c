@@ -1,7 +1,7 @@
 /*
  * serve.c: servers (whorl/serve.h), made of what the public headers offer.
  *
- *      wh_serve ---starts---> acceptors, ACCEPTS for each listener, bound to its worker
+ *      wh_serve ---starts---> acceptors, ACCEPTS or more a listener, each bound to a worker
  *         | joins them          | accepts, and starts in server->ctx
  *         |                     '--> serve_client: a context and a stream, handler, close
  *         v
@@ -373,28 +373,35 @@ static int start_acceptor(struct acceptor *acceptor, unsigned worker)
     return wh_spawn(&acceptor->coro, &options, accept_all, acceptor);
 }
 
-/* Starts ACCEPTS for each listener. Returns 0, or -errno with those started still to join. */
+/* A direct descriptor stays where it was accepted: one listener's go to all workers, too. */
+static unsigned accepts_each(const struct server *server, bool shared)
+{
+    bool all = server->direct && !shared && wh_workers() > ACCEPTS;
+    return all ? wh_workers() : ACCEPTS;
+}
+
+/* Starts acceptors for each listener. Returns 0, or -errno with those started still to join. */
 static int start_all(struct server *server, struct acceptor *acceptors, unsigned *ret_count,
                      wh_fd first)
 {
     bool shared = is_shared(first);
-    unsigned count = (shared ? wh_workers() : 1) * ACCEPTS;
-    bool spread = shared || server->direct;
+    unsigned each = accepts_each(server, shared);
+    unsigned count = (shared ? wh_workers() : 1) * each;
     wh_fd listener = first;
     for (*ret_count = 0; *ret_count < count; ++*ret_count) {
         unsigned i = *ret_count;
-        bool one_more = i && i % ACCEPTS == 0;
+        bool one_more = i && i % each == 0;
         if (one_more)
             listener = listen_beside(first);
         if (listener < 0)
             return listener;
         acceptors[i] = (struct acceptor){.server = server,
                                          .listener = listener,
-                                         .first = &acceptors[i - i % ACCEPTS],
+                                         .first = &acceptors[i - i % each],
                                          .turn = WH_SEM(1),
                                          .direct = server->direct};
         /* Bound: a direct descriptor is closed where it was accepted. */
-        int rc = start_acceptor(&acceptors[i], (spread ? i / ACCEPTS : i % wh_workers()) + 1);
+        int rc = start_acceptor(&acceptors[i], (shared ? i / each : i % wh_workers()) + 1);
         if (rc < 0) {
             if (one_more)
                 wh_close(listener);
@@ -419,8 +426,9 @@ static int join_all(struct acceptor *acceptors, unsigned acceptors_count, WH_CHA
             wh_cancel(acceptors[i].coro);
         for (unsigned i = 0; i < acceptors_count; i++)
             wh_join(acceptors[i].coro, i ? NULL : &why);
-        for (unsigned i = ACCEPTS; i < acceptors_count; i += ACCEPTS)
-            wh_close(acceptors[i].listener);
+        for (unsigned i = 1; i < acceptors_count; i++)
+            if (acceptors[i].first == &acceptors[i])
+                wh_close(acceptors[i].listener);
     }
     return which == 0 ? (int)why : which < 0 ? which : 0;
 }

@@ -75,8 +75,9 @@ typedef struct wh_serve_stats {
 
 /* Zero in a field means its default; NULL for the struct all of them. */
 typedef struct wh_serve_options {
-    /* Most connections at once; further ones wait until one has ended: eight of each listener are
-     * accepted meanwhile, and have a descriptor, the others are in the kernel's queue (listen(2)).
+    /* Most connections at once; further ones wait until one has ended: eight of each listener (with
+     * `direct` one for each worker, if that is more) are accepted meanwhile, and have a descriptor,
+     * the others are in the kernel's queue (listen(2)).
      * Default: as many as there are descriptors for. */
     uint64_t connections_max;
     /* How long connections may go on when the server is to end, in nanoseconds. -1: not at all.
@@ -87,8 +88,8 @@ typedef struct wh_serve_options {
     wh_serve_stats *stats; /* written to, if not NULL */
     /* Connections do not count against the process's limit of descriptors, but each worker's ring
      * has a table of as many: wh_accept_direct() says what that asks of handlers. They stay on the
-     * worker that has accepted. Where the kernel has no such tables connections are as without.
-     * Not with migrate. */
+     * worker that has accepted, which may be any. Where the kernel has no such tables connections
+     * are as without. Not with migrate. */
     bool direct;
     /* What is received from it begins the end in good order, as the end of the context does; what
      * is received second ends the drain. Closing it is both. For wh_signal_notify(), which is asked
@@ -116,7 +117,7 @@ typedef struct wh_serve_options {
  * once, so that they see an end and do not hang (where the kernel has none, they wait); each time
  * accepting then pauses until a connection has ended, a tenth of a second at most. The first time
  * one line on standard error says so. With options.direct that is so when a worker's table is full,
- * and up to eight newcomers may be closed before the first pause.
+ * and up to eight newcomers, or one for each worker, may be closed before the first pause.
  *
  * Parks. Returns 0 when options.stop has ended it; or
  *   -ECANCELED, -ETIMEDOUT   the context has ended

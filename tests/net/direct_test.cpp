@@ -461,14 +461,75 @@ TEST_CASE("direct: a server's connections, and where there are none plain ones")
     });
 }
 
+TEST_CASE("direct: a server with one listener serves on all workers, each connection on its own")
+{
+    if (masked())
+        return;
+    in_run([] {
+        static std::atomic<uint64_t> workers;
+        static std::atomic<int> wrong;
+        workers = 0;
+        wrong = 0;
+        auto handler = +[](const wh_client *client) {
+            const unsigned worker = wh_worker();
+            workers |= uint64_t(1) << worker;
+            wrong += fcntl(wh_conn_fd(client->conn), F_GETFD) >= 0;
+            const char *line = nullptr;
+            ssize_t n;
+            while ((n = wh_conn_peek_until(client->conn, "\n", 1, 100, &line)) > 0) {
+                if (wh_conn_write(client->conn, line, static_cast<size_t>(n)) < 0 ||
+                    wh_conn_flush(client->conn) < 0)
+                    break;
+                wh_conn_consume(client->conn, static_cast<size_t>(n));
+            }
+            wrong += n != 0 || wh_worker() != worker;
+        };
+        Fd listener = plain_listener(4096);
+        const std::string name = "127.0.0.1:" + std::to_string(Address::of(listener).port());
+        wh_serve_options options = {};
+        options.direct = true;
+        wh_ctx *ctx = wh_ctx_create(nullptr);
+        wh_coro *server = nullptr;
+        WH_WITH_CTX(ctx)
+        {
+            server = spawn([&, fd = listener.release()] {
+                return static_cast<intptr_t>(wh_serve(fd, handler, nullptr, &options));
+            });
+        }
+        uint64_t all = 0;
+        for (unsigned i = 0; i < wh_workers(); i++)
+            all |= uint64_t(1) << worker_for(i);
+        std::vector<Fd> clients;
+        int echoed = 0, dialled = 0;
+        WH_WITH_TIMEOUT(20 * WH_SECOND)
+        {
+            while (workers != all && dialled++ < 500) {
+                clients.emplace_back(wh_dial_tcp(name.c_str()));
+                char buf[3] = {};
+                (void)wh_send_all(clients.back(), "hi\n", 3);
+                echoed += wh_recv(clients.back(), buf, 3, MSG_WAITALL) == 3;
+            }
+        }
+        CHECK(workers == all);
+        CHECK(echoed == dialled);
+        clients.clear();
+        wh_ctx_cancel(ctx, 0);
+        const intptr_t why = join(server);
+        CHECK(why == -ECANCELED);
+        CHECK(wrong == 0);
+        wh_ctx_destroy(ctx);
+    });
+}
+
 TEST_CASE("direct: a server whose tables are full sheds one newcomer a pause, and counts each")
 {
     if (masked())
         return;
     const ChildEnd end = in_child([] {
         return in_run([] {
-            enum { SLOTS = 12, ACCEPTS = 8, MORE = 30 };
-            const int room = SLOTS;
+            enum { SLOTS = 12, MORE = 40 };
+            const int workers = static_cast<int>(wh_workers());
+            const int room = SLOTS * workers, accepts = std::max(8, workers);
             static wh_serve_stats stats;
             Fd listener = plain_listener(4096);
             const Address address = Address::of(listener);
@@ -517,11 +578,11 @@ TEST_CASE("direct: a server whose tables are full sheds one newcomer a pause, an
                 return holds();
             };
             CHILD_REQUIRE(comes([&] { return figure(stats.open) == room; }));
-            CHILD_REQUIRE(comes([&] { return ended() >= ACCEPTS + 3; }));
+            CHILD_REQUIRE(comes([&] { return ended() >= accepts + 3; }));
             CHILD_REQUIRE(comes([&] { return figure(stats.shed) == ended(); }));
             const int shed = figure(stats.shed);
             const auto pauses = static_cast<int>((wh_now() - start_ns) / (100 * WH_MILLISECOND));
-            CHILD_REQUIRE(shed <= ACCEPTS + 1 + pauses);
+            CHILD_REQUIRE(shed <= accepts + 1 + pauses);
             CHILD_REQUIRE(figure(stats.accepted) == room);
 
             bool gone = false; /* one that is served: what waits in the queue comes next */
