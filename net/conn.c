@@ -530,14 +530,15 @@ static int flush(wh_conn *conn)
     return conn->out_len ? send_out(conn, piece, 1) : 0;
 }
 
-/* Whether so many more bytes fit; makes the buffer. */
+/* Whether so many more bytes fit; makes the buffer, if there are any. One without a byte in it
+ * would stay: there is nothing to send. */
 static bool out_has_room(wh_conn *conn, size_t len)
 {
     if (len >= OUT_BYTES - conn->out_len)
         return false;
-    if (!conn->out)
+    if (!conn->out && len)
         conn->out = mem_alloc(OUT_BYTES);
-    return conn->out;
+    return conn->out || !len;
 }
 
 static void out_put(wh_conn *conn, const void *buf, size_t len)
@@ -588,17 +589,20 @@ ssize_t wh_conn_printf(wh_conn *conn, const char *format, ...)
     if (unlikely(conn->out_error))
         return conn->out_error;
     va_list args;
-    char *room = out_has_room(conn, 0) ? conn->out + conn->out_len : NULL;
+    char *room = out_has_room(conn, 1) ? conn->out + conn->out_len : NULL;
     size_t size = room ? OUT_BYTES - conn->out_len : 0;
     va_start(args, format);
     int len = vsnprintf(room, size, format, args);
     va_end(args);
+    bool fits = len >= 0 && (size_t)len < size;
+    if (fits)
+        conn->out_len += (uint32_t)len;
+    if (!conn->out_len)
+        out_release(conn);
     if (len < 0)
         return -EINVAL;
-    if ((size_t)len < size) {
-        conn->out_len += (uint32_t)len;
+    if (fits)
         return len;
-    }
     char *text = mem_alloc((size_t)len + 1);
     if (!text)
         return -ENOMEM;
