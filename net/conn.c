@@ -24,6 +24,7 @@
 #include "sched/recv_buffer.h"
 #include "sched/sched.h"
 
+#include <whorl/coro.h>
 #include <whorl/ctx.h>
 #include <whorl/io.h>
 #include <whorl/time.h>
@@ -225,7 +226,7 @@ static void part_set(wh_conn *conn)
 /* After which a read may go on. */
 static bool is_of_caller(ssize_t error)
 {
-    return error == -ETIMEDOUT || error == -ECANCELED || error == -ENOMEM;
+    return error == -ETIMEDOUT || error == -ECANCELED || error == -ENOMEM || error == -EXDEV;
 }
 
 /* After -ETIMEDOUT, inside of the stream's own timeout: no time has passed, so the kernel has given
@@ -452,7 +453,8 @@ static ssize_t write_some(wh_conn *conn, const struct iovec *iov, int count)
     return n;
 }
 
-/* Sends all of them; the vector is used up. */
+/* Sends all of them; the vector is used up. -EXDEV is no error of the stream's: what has not gone
+ * is sent on its own worker. */
 static int write_all(wh_conn *conn, struct iovec *iov, int count)
 {
     for (;;) {
@@ -463,16 +465,18 @@ static int write_all(wh_conn *conn, struct iovec *iov, int count)
         if (!count)
             return 0;
         ssize_t n = write_some(conn, iov, count);
+        if (unlikely(n == -EXDEV))
+            return -EXDEV;
         if (unlikely(n <= 0))
             return conn->out_error = n < 0 ? (int)n : -EIO;
         tally(&conn->stats.bytes_out, (uint64_t)n);
         tally(&conn->stats.writes, 1);
-        for (size_t left = (size_t)n; left;) {
+        for (size_t left = (size_t)n; left && count;) {
             size_t part = left < iov->iov_len ? left : iov->iov_len;
             iov->iov_base = (char *)iov->iov_base + part;
             iov->iov_len -= part;
             left -= part;
-            if (!iov->iov_len && count) {
+            if (!iov->iov_len) {
                 iov++;
                 count--;
             }
@@ -487,11 +491,33 @@ static void out_release(wh_conn *conn)
     conn->out_len = 0;
 }
 
-/* Sends what is in the buffer, and these behind it; pieces[0] is for the buffer. */
+/* Whether it is over a direct descriptor of another worker's. Asked before a call is made: that
+ * looks at the context first, and its end would be the error of every later write. */
+static bool is_elsewhere(const wh_conn *conn)
+{
+    if (likely(!fd_is_direct(conn->fd)))
+        return false;
+    unsigned owner = ((unsigned)conn->fd & ~(unsigned)FD_DIRECT) >> FD_OWNER_SHIFT;
+    return owner + 1 != wh_worker();
+}
+
+/* Sends what is in the buffer, and these behind it; pieces[0] is for the buffer. -EXDEV: none of
+ * these has gone, and what is left of the buffer stays: the coroutine is on another worker, to
+ * which it may have moved in the middle. */
 static int send_out(wh_conn *conn, struct iovec *pieces, int count)
 {
+    if (unlikely(is_elsewhere(conn)))
+        return -EXDEV;
     pieces[0] = (struct iovec){conn->out, conn->out_len};
+    uint64_t without_these = conn->stats.bytes_out + conn->out_len;
     int rc = write_all(conn, pieces, count);
+    if (unlikely(rc == -EXDEV && pieces->iov_len)) {
+        conn->out_len = (uint32_t)pieces->iov_len;
+        memmove(conn->out, pieces->iov_base, conn->out_len);
+        return rc;
+    }
+    if (unlikely(rc == -EXDEV && conn->stats.bytes_out > without_these))
+        rc = conn->out_error = -EIO;
     out_release(conn);
     return rc;
 }
@@ -504,14 +530,15 @@ static int flush(wh_conn *conn)
     return conn->out_len ? send_out(conn, piece, 1) : 0;
 }
 
-/* Whether so many more bytes fit; makes the buffer. */
+/* Whether so many more bytes fit; makes the buffer, if there are any. One without a byte in it
+ * would stay: there is nothing to send. */
 static bool out_has_room(wh_conn *conn, size_t len)
 {
     if (len >= OUT_BYTES - conn->out_len)
         return false;
-    if (!conn->out)
+    if (!conn->out && len)
         conn->out = mem_alloc(OUT_BYTES);
-    return conn->out;
+    return conn->out || !len;
 }
 
 static void out_put(wh_conn *conn, const void *buf, size_t len)
@@ -562,17 +589,20 @@ ssize_t wh_conn_printf(wh_conn *conn, const char *format, ...)
     if (unlikely(conn->out_error))
         return conn->out_error;
     va_list args;
-    char *room = out_has_room(conn, 0) ? conn->out + conn->out_len : NULL;
+    char *room = out_has_room(conn, 1) ? conn->out + conn->out_len : NULL;
     size_t size = room ? OUT_BYTES - conn->out_len : 0;
     va_start(args, format);
     int len = vsnprintf(room, size, format, args);
     va_end(args);
+    bool fits = len >= 0 && (size_t)len < size;
+    if (fits)
+        conn->out_len += (uint32_t)len;
+    if (!conn->out_len)
+        out_release(conn);
     if (len < 0)
         return -EINVAL;
-    if ((size_t)len < size) {
-        conn->out_len += (uint32_t)len;
+    if (fits)
         return len;
-    }
     char *text = mem_alloc((size_t)len + 1);
     if (!text)
         return -ENOMEM;
@@ -598,7 +628,7 @@ int wh_conn_shutdown(wh_conn *conn)
     if (rc < 0)
         return rc;
     rc = conn->ops->shutdown ? conn->ops->shutdown(conn->self) : -EOPNOTSUPP;
-    if (rc != -EOPNOTSUPP)
+    if (rc != -EOPNOTSUPP && rc != -EXDEV)
         part_set(conn);
     return rc;
 }
@@ -626,6 +656,10 @@ int wh_conn_close(wh_conn *conn)
     int rc = flush(conn);
     conn->writing = false;
     int closed = wh_conn_abandon(conn);
+    if (unlikely(closed == -EXDEV))
+        return closed;
+    if (unlikely(rc == -EXDEV))
+        return -EIO; /* a made-up stream's; as it is, that would say that the stream is there */
     return rc < 0 ? rc : closed;
 }
 
@@ -735,7 +769,7 @@ ssize_t conn_send(wh_conn *conn, const void *bytes, size_t len)
     if (unlikely(conn->out_error))
         return conn->out_error;
     ssize_t n = write_some(conn, &piece, 1);
-    if (unlikely((n == -ETIMEDOUT || n == -ECANCELED) && conn->fd >= 0))
+    if (unlikely(((n == -ETIMEDOUT || n == -ECANCELED) && conn->fd >= 0) || n == -EXDEV))
         return n; /* and has done nothing */
     conn_sent(conn, n);
     return likely(n > 0) ? n : conn->out_error;

@@ -44,8 +44,8 @@ void conn_lost(wh_conn *conn, int error);
 /* ---- Writing ---- */
 
 /* Sends some of the bytes, past the buffer, which is empty. Returns as send(2), or the error that
- * every write says from now on; but -ETIMEDOUT and -ECANCELED of a descriptor are this call's
- * alone. */
+ * every write says from now on; but -ETIMEDOUT and -ECANCELED of a descriptor, and -EXDEV, are this
+ * call's alone. */
 ssize_t conn_send(wh_conn *conn, const void *bytes, size_t len);
 
 /* Sends some of what is in the buffer; the rest stays there. Returns as conn_send(), 0 when there

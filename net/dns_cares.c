@@ -135,7 +135,7 @@ static int domains_cut(char *text, char *ret_domains[LOOKUP_DOMAINS_MAX])
 static int channel_make(struct dns *dns, const struct lookup *lookup)
 {
     static char files_none[] = "b", no_file[] = "/dev/null";
-    char search[1024] = "", *domains[LOOKUP_DOMAINS_MAX];
+    char *search = NULL, *domains[LOOKUP_DOMAINS_MAX];
     struct ares_options options = {
         .timeout = lookup->try_ms,
         .tries = lookup->tries,
@@ -145,12 +145,15 @@ static int channel_make(struct dns *dns, const struct lookup *lookup)
     int mask = ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_LOOKUPS;
     if (lookup->search || lookup->servers) {
         const char *text = lookup->search ? lookup->search : "";
-        if (strlen(text) >= sizeof search)
-            return -EINVAL;
+        search = mem_alloc(strlen(text) + 1);
+        if (!search)
+            return -ENOMEM;
         memcpy(search, text, strlen(text) + 1);
         options.ndomains = domains_cut(search, domains);
-        if (options.ndomains < 0)
+        if (options.ndomains < 0) {
+            mem_free(search);
             return -EINVAL;
+        }
         mask |= ARES_OPT_DOMAINS;
     }
     if (lookup->servers) {
@@ -159,8 +162,10 @@ static int channel_make(struct dns *dns, const struct lookup *lookup)
         mask |= ARES_OPT_RESOLVCONF | ARES_OPT_NDOTS;
     }
     int status = ares_init_options(&dns->channel, &options, mask);
-    if (status == ARES_EFILE && (errno == EMFILE || errno == ENFILE))
-        return -errno; /* it could not open one of its files */
+    int error = errno;
+    mem_free(search);
+    if (status == ARES_EFILE && (error == EMFILE || error == ENFILE))
+        return -error; /* it could not open one of its files */
     if (status != ARES_SUCCESS)
         return error_of(dns, status);
     ares_set_socket_functions(dns->channel, &socket_functions, dns);

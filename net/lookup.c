@@ -108,13 +108,17 @@ static int port_find(struct lookup *lookup)
     return 0;
 }
 
-/* Whether the host is one that needs no lookup; adds it. */
+/* Adds the host if it is one that needs no lookup, and of the family asked for. Returns whether it
+ * needs none, or -ENOMEM. */
 static int numeric_find(struct lookup *lookup)
 {
     char text[ADDRESS_HOST_BYTES + 8];
     struct address address;
     snprintf(text, sizeof text, "%s:%u", lookup->host, lookup->port);
-    return address_tcp(text, &address) == 0 ? lookup_add(lookup, &address.any) : 0;
+    if (address_tcp(text, &address) < 0)
+        return 0;
+    int rc = lookup_add(lookup, &address.any);
+    return rc < 0 ? rc : 1;
 }
 
 /* The address that a text is, in either form. Returns whether it is one. */
@@ -157,7 +161,7 @@ static int hosts_find(struct lookup *lookup)
     if (!file)
         return *path ? own_error(errno) : 0;
     size_t host_len = strlen(lookup->host);
-    if (lookup->host[host_len - 1] == '.')
+    if (host_len && lookup->host[host_len - 1] == '.')
         host_len--;
     char *line = NULL;
     size_t line_bytes = 0;
@@ -176,10 +180,11 @@ static int hosts_find(struct lookup *lookup)
 int lookup_prepare(struct lookup *lookup)
 {
     int rc = port_find(lookup);
-    if (rc == 0)
-        rc = numeric_find(lookup);
-    if (rc < 0 || lookup->count)
+    if (rc < 0)
         return rc;
+    rc = numeric_find(lookup);
+    if (rc != 0)
+        return rc < 0 ? rc : 0; /* also with nothing found: no file or server knows better */
     rc = hosts_find(lookup);
     if (rc < 0 || lookup->count)
         return rc;

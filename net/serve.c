@@ -1,7 +1,7 @@
 /*
  * serve.c: servers (whorl/serve.h), made of what the public headers offer.
  *
- *      wh_serve ---starts---> acceptors, ACCEPTS for each listener, bound to its worker
+ *      wh_serve ---starts---> acceptors, ACCEPTS or more a listener, each bound to a worker
  *         | joins them          | accepts, and starts in server->ctx
  *         |                     '--> serve_client: a context and a stream, handler, close
  *         v
@@ -56,8 +56,9 @@ struct acceptor {
     struct server *server;
     wh_fd listener;
     struct acceptor *first; /* of that listener */
-    bool direct;            /* what it accepts is */
-    bool sheds; /* of the first: one of them does, or has and pauses; any of them, atomic */
+    wh_sem turn;            /* of the first: one unit, for whom accepts while they are starved */
+    bool has_turn;
+    bool direct; /* what it accepts is */
     wh_coro *coro;
 };
 
@@ -190,18 +191,34 @@ static int admit(const struct acceptor *acceptor, wh_fd fd)
     return pause_accepting(server, rc);
 }
 
-/* One newcomer of a listener is shed in each pause, however many acceptors there are. */
+static void give_turn(struct acceptor *acceptor)
+{
+    acceptor->has_turn = false;
+    wh_sem_release(&acceptor->first->turn, 1);
+}
+
+/* Those of a listener for whom there is no room take turns, so that one newcomer is shed in each
+ * pause: who has the turn accepts. When that fails it sheds one, pauses, and gives the turn to the
+ * next; when it does not, as well. A direct accept that finds no slot has shed one: the kernel had
+ * accepted it. */
 static int starve(struct acceptor *acceptor, int error)
 {
     struct server *server = acceptor->server;
-    bool *shedding = &acceptor->first->sheds;
-    bool sheds = (error == -EMFILE || error == -ENFILE) &&
-                 !__atomic_exchange_n(shedding, true, __ATOMIC_RELAXED);
-    if (sheds)
-        shed(server, acceptor->listener);
-    int rc = pause_accepting(server, error);
-    if (sheds)
-        __atomic_store_n(shedding, false, __ATOMIC_RELAXED);
+    wh_sem *turn = &acceptor->first->turn;
+    bool has_shed = acceptor->direct && error == -ENFILE;
+    int rc = 0;
+    if (has_shed)
+        count(&server->stats->shed, 1);
+    if (acceptor->has_turn || wh_sem_try_acquire(turn, 1) == 0) {
+        if (!has_shed && (error == -EMFILE || error == -ENFILE))
+            shed(server, acceptor->listener);
+        rc = pause_accepting(server, error);
+        give_turn(acceptor);
+    }
+    if (rc == 0) {
+        rc = wh_sem_acquire(turn, 1);
+        acceptor->has_turn = rc == 0;
+    }
     return rc;
 }
 
@@ -220,6 +237,8 @@ static int accept_all(struct acceptor *acceptor)
     for (;;) {
         int rc = 0;
         wh_fd fd = accept_one(acceptor);
+        if (unlikely(acceptor->has_turn && !is_starved(fd)))
+            give_turn(acceptor);
         if (likely(fd >= 0)) {
             rc = take_slot(server);
             if (unlikely(rc < 0))
@@ -251,14 +270,79 @@ static bool is_shared(wh_fd listener)
     return getsockopt(listener, SOL_SOCKET, SO_REUSEPORT, &reuseport, &len) == 0 && reuseport;
 }
 
-static int copy_option(wh_fd from, wh_fd to, int level, int name)
+/* What a listener is copied with. All are set before it is bound, as some must be; what a new
+ * socket has anyway is not, so that nothing is asked for that needs a privilege. The priority comes
+ * behind what the kernel makes one of. */
+static const struct option {
+    int level, name;
+    bool doubled; /* the kernel keeps, and says, twice what it is told */
+} options_copied[] = {
+    {SOL_SOCKET, SO_BINDTOIFINDEX, false}, /* SO_BINDTODEVICE, by number */
+    {SOL_SOCKET, SO_REUSEPORT, false},
+    {SOL_SOCKET, SO_REUSEADDR, false},
+    {SOL_SOCKET, SO_KEEPALIVE, false},
+    {SOL_SOCKET, SO_LINGER, false},
+    {SOL_SOCKET, SO_MARK, false},
+    {SOL_SOCKET, SO_RCVBUF, true},
+    {SOL_SOCKET, SO_SNDBUF, true},
+    {SOL_SOCKET, SO_RCVLOWAT, false},
+    {IPPROTO_IP, IP_TOS, false},
+    {IPPROTO_IP, IP_TTL, false},
+    {IPPROTO_IP, IP_MINTTL, false},
+    {IPPROTO_IP, IP_FREEBIND, false},
+    {IPPROTO_IP, IP_TRANSPARENT, false},
+    {IPPROTO_IPV6, IPV6_V6ONLY, false},
+    {IPPROTO_IPV6, IPV6_TCLASS, false},
+    {IPPROTO_IPV6, IPV6_UNICAST_HOPS, false},
+    {IPPROTO_IPV6, IPV6_MINHOPCOUNT, false},
+    {IPPROTO_TCP, TCP_NODELAY, false},
+    {IPPROTO_TCP, TCP_DEFER_ACCEPT, false},
+    {IPPROTO_TCP, TCP_FASTOPEN, false},
+    {IPPROTO_TCP, TCP_KEEPIDLE, false},
+    {IPPROTO_TCP, TCP_KEEPINTVL, false},
+    {IPPROTO_TCP, TCP_KEEPCNT, false},
+    {IPPROTO_TCP, TCP_USER_TIMEOUT, false},
+    {IPPROTO_TCP, TCP_NOTSENT_LOWAT, false},
+    {IPPROTO_TCP, TCP_MAXSEG, false},
+    {IPPROTO_TCP, TCP_CONGESTION, false},
+    {SOL_SOCKET, SO_PRIORITY, false},
+};
+
+union option_value {
+    int number;
+    char bytes[16]; /* SO_LINGER, TCP_CONGESTION */
+};
+
+static socklen_t option_get(wh_fd fd, const struct option *option, union option_value *ret_value)
 {
-    int value;
-    socklen_t len = sizeof value;
-    if (getsockopt(from, level, name, &value, &len) < 0 ||
-        setsockopt(to, level, name, &value, len) < 0)
-        return -errno;
+    socklen_t len = sizeof *ret_value;
+    memset(ret_value, 0, sizeof *ret_value);
+    return getsockopt(fd, option->level, option->name, ret_value, &len) < 0 ? 0 : len;
+}
+
+static int options_copy(wh_fd from, wh_fd to)
+{
+    for (size_t i = 0; i < array_count(options_copied); i++) {
+        const struct option *option = &options_copied[i];
+        union option_value wanted, has;
+        socklen_t len = option_get(from, option, &wanted);
+        if (!len || (option_get(to, option, &has) == len && !memcmp(&has, &wanted, len)))
+            continue; /* of another family, or unknown to this kernel; or as it should be */
+        if (option->doubled)
+            wanted.number /= 2;
+        if (setsockopt(to, option->level, option->name, &wanted, len) < 0)
+            return -errno;
+    }
     return 0;
+}
+
+static int backlog_of(wh_fd listener)
+{
+    struct tcp_info info = {0};
+    socklen_t len = sizeof info;
+    if (getsockopt(listener, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 || !info.tcpi_sacked)
+        return 4096;
+    return (int)info.tcpi_sacked; /* that it is, of a listener */
 }
 
 /* A listener like the one given, on its address. */
@@ -271,14 +355,9 @@ static wh_fd listen_beside(wh_fd first)
     int fd = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -errno;
-    int rc = copy_option(first, fd, SOL_SOCKET, SO_REUSEPORT);
-    if (rc == 0)
-        rc = copy_option(first, fd, SOL_SOCKET, SO_REUSEADDR);
-    if (rc == 0)
-        rc = copy_option(first, fd, IPPROTO_TCP, TCP_NODELAY);
-    if (rc == 0 && address.ss_family == AF_INET6)
-        rc = copy_option(first, fd, IPPROTO_IPV6, IPV6_V6ONLY);
-    if (rc == 0 && (bind(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, 4096) < 0))
+    int rc = options_copy(first, fd);
+    if (rc == 0 &&
+        (bind(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, backlog_of(first)) < 0))
         rc = -errno;
     if (rc == 0)
         return fd;
@@ -294,27 +373,35 @@ static int start_acceptor(struct acceptor *acceptor, unsigned worker)
     return wh_spawn(&acceptor->coro, &options, accept_all, acceptor);
 }
 
-/* Starts ACCEPTS for each listener. Returns 0, or -errno with those started still to join. */
+/* A direct descriptor stays where it was accepted: one listener's go to all workers, too. */
+static unsigned accepts_each(const struct server *server, bool shared)
+{
+    bool all = server->direct && !shared && wh_workers() > ACCEPTS;
+    return all ? wh_workers() : ACCEPTS;
+}
+
+/* Starts acceptors for each listener. Returns 0, or -errno with those started still to join. */
 static int start_all(struct server *server, struct acceptor *acceptors, unsigned *ret_count,
                      wh_fd first)
 {
     bool shared = is_shared(first);
-    unsigned count = (shared ? wh_workers() : 1) * ACCEPTS;
-    bool spread = shared || server->direct;
+    unsigned each = accepts_each(server, shared);
+    unsigned count = (shared ? wh_workers() : 1) * each;
     wh_fd listener = first;
     for (*ret_count = 0; *ret_count < count; ++*ret_count) {
         unsigned i = *ret_count;
-        bool one_more = i && i % ACCEPTS == 0;
+        bool one_more = i && i % each == 0;
         if (one_more)
             listener = listen_beside(first);
         if (listener < 0)
             return listener;
         acceptors[i] = (struct acceptor){.server = server,
                                          .listener = listener,
-                                         .first = &acceptors[i - i % ACCEPTS],
+                                         .first = &acceptors[i - i % each],
+                                         .turn = WH_SEM(1),
                                          .direct = server->direct};
         /* Bound: a direct descriptor is closed where it was accepted. */
-        int rc = start_acceptor(&acceptors[i], (spread ? i / ACCEPTS : i % wh_workers()) + 1);
+        int rc = start_acceptor(&acceptors[i], (shared ? i / each : i % wh_workers()) + 1);
         if (rc < 0) {
             if (one_more)
                 wh_close(listener);
@@ -339,8 +426,9 @@ static int join_all(struct acceptor *acceptors, unsigned acceptors_count, WH_CHA
             wh_cancel(acceptors[i].coro);
         for (unsigned i = 0; i < acceptors_count; i++)
             wh_join(acceptors[i].coro, i ? NULL : &why);
-        for (unsigned i = ACCEPTS; i < acceptors_count; i += ACCEPTS)
-            wh_close(acceptors[i].listener);
+        for (unsigned i = 1; i < acceptors_count; i++)
+            if (acceptors[i].first == &acceptors[i])
+                wh_close(acceptors[i].listener);
     }
     return which == 0 ? (int)why : which < 0 ? which : 0;
 }

@@ -45,7 +45,8 @@ typedef struct wh_conn wh_conn;
 typedef struct wh_conn_ops {
     /* Some bytes, at most len: their number; 0 at the end; or -errno. */
     ssize_t (*read)(void *self, void *buf, size_t len);
-    /* Takes some of the bytes: their number, more than 0; or -errno. */
+    /* Takes some of the bytes: their number, more than 0; or -errno. -EXDEV: none, they may come
+     * again on another worker. */
     ssize_t (*writev)(void *self, const struct iovec *iov, int count);
     /* No more will be written; 0 or -errno. NULL: wh_conn_shutdown() is -EOPNOTSUPP. */
     int (*shutdown)(void *self);
@@ -75,7 +76,8 @@ WH_API int wh_conn_wrap(wh_conn **ret_conn, const wh_conn_ops *ops, void *self) 
  * Sends what is in the buffer, closes the descriptor (or calls ops->close), and frees the stream.
  * Returns 0, or the first error: one of an earlier write that was not asked about, of sending, or
  * of closing. Closed and freed it is in any case, also when the context has ended;
- * but over a direct descriptor, on another worker than its own, it is -EXDEV and nothing is done.
+ * but over a direct descriptor, on another worker than its own, it is -EXDEV and nothing is done:
+ * what is in the buffer stays there. -EXDEV never comes from a stream that was freed.
  */
 WH_API int wh_conn_close(wh_conn *conn);
 
@@ -124,7 +126,10 @@ WH_API size_t wh_conn_buffered(const wh_conn *conn);
 /* ---- Writing ----
  *
  * After an error a part may have been sent, and nobody knows which: every call that writes returns
- * that error from then on.
+ * that error from then on. But for -EXDEV: the stream is over a direct descriptor of another
+ * worker's (wh_accept_direct()), nothing of what was to be written is taken, and what is in the
+ * buffer stays there. A coroutine that moves to another worker while a part of it is sent gets
+ * -EIO.
  */
 
 /* Takes all of it, into the buffer of 4096 bytes, or to the peer if that is full. Returns len, or

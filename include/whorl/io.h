@@ -79,7 +79,8 @@ WH_API wh_fd wh_accept4(wh_fd listener, struct sockaddr *addr, socklen_t *addr_l
  *   - it is of no use in a select, where it counts as ready like one that is closed.
  *
  * The listener is a descriptor like any other. -EOPNOTSUPP: the kernel has none (io_uring
- * registered files, Linux 5.19); -ENFILE: all slots are taken; -ENOMEM.
+ * registered files, Linux 5.19); -ENFILE: all slots are taken, and a connection is lost: the kernel
+ * has accepted it before it looked for a slot, and has closed it; -ENOMEM.
  */
 WH_API wh_fd wh_accept_direct(wh_fd listener);
 

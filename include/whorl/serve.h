@@ -75,8 +75,9 @@ typedef struct wh_serve_stats {
 
 /* Zero in a field means its default; NULL for the struct all of them. */
 typedef struct wh_serve_options {
-    /* Most connections at once; further ones wait until one has ended: eight of each listener are
-     * accepted meanwhile, and have a descriptor, the others are in the kernel's queue (listen(2)).
+    /* Most connections at once; further ones wait until one has ended: eight of each listener (with
+     * `direct` one for each worker, if that is more) are accepted meanwhile, and have a descriptor,
+     * the others are in the kernel's queue (listen(2)).
      * Default: as many as there are descriptors for. */
     uint64_t connections_max;
     /* How long connections may go on when the server is to end, in nanoseconds. -1: not at all.
@@ -87,8 +88,8 @@ typedef struct wh_serve_options {
     wh_serve_stats *stats; /* written to, if not NULL */
     /* Connections do not count against the process's limit of descriptors, but each worker's ring
      * has a table of as many: wh_accept_direct() says what that asks of handlers. They stay on the
-     * worker that has accepted. Where the kernel has no such tables connections are as without.
-     * Not with migrate. */
+     * worker that has accepted, which may be any. Where the kernel has no such tables connections
+     * are as without. Not with migrate. */
     bool direct;
     /* What is received from it begins the end in good order, as the end of the context does; what
      * is received second ends the drain. Closing it is both. For wh_signal_notify(), which is asked
@@ -106,16 +107,24 @@ typedef struct wh_serve_options {
  * takes a share of them instead of being refused.) The listener is closed in any case. A negative
  * one is the result, so that what wh_listen_tcp() returns needs no look in between; -1 is -EBADF.
  *
+ * The listeners that join it have its backlog, and of its options SO_BINDTODEVICE, KEEPALIVE,
+ * LINGER, MARK, PRIORITY, RCVBUF, SNDBUF, RCVLOWAT; IP_TOS, TTL, MINTTL, FREEBIND, TRANSPARENT, and
+ * the like of IPv6; TCP_NODELAY, DEFER_ACCEPT, FASTOPEN, KEEPIDLE, KEEPINTVL, KEEPCNT,
+ * USER_TIMEOUT, NOTSENT_LOWAT, MAXSEG, CONGESTION. They have no others: a listener with a filter
+ * (SO_ATTACH_FILTER) or keys (TCP_MD5SIG) is to be without SO_REUSEPORT.
+ *
  * Without a free descriptor newcomers are accepted as direct ones, which need none, and closed at
  * once, so that they see an end and do not hang (where the kernel has none, they wait); each time
  * accepting then pauses until a connection has ended, a tenth of a second at most. The first time
- * one line on standard error says so.
+ * one line on standard error says so. With options.direct that is so when a worker's table is full,
+ * and up to eight newcomers, or one for each worker, may be closed before the first pause.
  *
  * Parks. Returns 0 when options.stop has ended it; or
  *   -ECANCELED, -ETIMEDOUT   the context has ended
  *   -EBADF, -EINVAL, -ENOTSOCK, -EOPNOTSUPP   the descriptor is none on which one can accept
  *   -EINVAL   also: both direct and migrate
- *   -ENOMEM, -EMFILE, -EADDRINUSE...   the server could not begin
+ *   -ENOMEM, -EMFILE, -EADDRINUSE...   the server could not begin; also -EPERM: an option of the
+ *                            listener's could not be given to those beside it
  */
 WH_API int wh_serve(wh_fd listener, wh_serve_handler handler, void *arg,
                     const wh_serve_options *options) WH_MUST_CHECK;

@@ -7,6 +7,7 @@
 
 #include <catch2/catch_test_macros.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <vector>
 
@@ -228,6 +229,125 @@ TEST_CASE("direct: a stream is closed on its worker, and elsewhere stays")
     });
 }
 
+TEST_CASE("direct: what a stream has in its buffer outlives calls on the wrong worker")
+{
+    on_two_workers([](const wh_spawn_options &first, const wh_spawn_options &second) {
+        Fd listener = plain_listener();
+        Fd client = dial(listener);
+        wh_conn *conn = nullptr;
+        auto begin = [fd = static_cast<int>(listener), &conn] {
+            const int rc = wh_conn_create(&conn, wh_accept_direct(fd));
+            return static_cast<intptr_t>(rc < 0 ? rc : wh_conn_write(conn, "hello, ", 7));
+        };
+        CHECK(join(spawn(begin, &first)) == 7);
+        auto try_all = [&conn] {
+            static char much[8192];
+            const struct iovec pieces[2] = {{much, 4096}, {much, 4096}};
+            int wrong = 0;
+            for (int i = 0; i < 2; i++) {
+                WH_WITH_CANCEL(ctx)
+                {
+                    if (i == 1)
+                        wh_ctx_cancel(ctx, 0);
+                    wrong += wh_conn_write(conn, much, sizeof much) != -EXDEV;
+                    wrong += wh_conn_writev(conn, pieces, 2) != -EXDEV;
+                    wrong += wh_conn_printf(conn, "%8192d", i) != -EXDEV;
+                    wrong += wh_conn_flush(conn) != -EXDEV;
+                    wrong += wh_conn_shutdown(conn) != -EXDEV;
+                    wrong += wh_conn_close(conn) != -EXDEV;
+                }
+            }
+            wrong += wh_conn_read(conn, much, 1) != -EXDEV;
+            return static_cast<intptr_t>(wrong);
+        };
+        CHECK(join(spawn(try_all, &second)) == 0);
+        auto end = [&conn] {
+            const ssize_t n = wh_conn_write(conn, "there", 5);
+            const int rc = wh_conn_close(conn);
+            return static_cast<intptr_t>(rc < 0 ? rc : n);
+        };
+        CHECK(join(spawn(end, &first)) == 5);
+        char buf[16] = {};
+        CHECK(recv(client, buf, 12, MSG_WAITALL) == 12);
+        CHECK(std::string(buf) == "hello, there");
+        CHECK(sees_end(client));
+    });
+}
+
+namespace
+{
+
+/* Takes three bytes at a time, so many times; then its writer is on another worker. */
+struct Moved {
+    std::string written;
+    int takes = 0, closed = 0;
+
+    static ssize_t read(void *, void *, size_t)
+    {
+        return 0;
+    }
+    static ssize_t writev(void *self, const struct iovec *iov, int)
+    {
+        auto *me = static_cast<Moved *>(self);
+        if (me->takes == 0)
+            return -EXDEV;
+        me->takes--;
+        const size_t n = std::min(iov->iov_len, size_t(3));
+        me->written.append(static_cast<const char *>(iov->iov_base), n);
+        return static_cast<ssize_t>(n);
+    }
+    static int close(void *self)
+    {
+        static_cast<Moved *>(self)->closed++;
+        return 0;
+    }
+};
+
+constexpr wh_conn_ops moved_ops = {Moved::read, Moved::writev, nullptr, Moved::close};
+
+} // namespace
+
+TEST_CASE("direct: a stream whose writer moves in the middle keeps what has not gone")
+{
+    in_run([] {
+        Moved self;
+        wh_conn *conn = nullptr;
+        int rc = wh_conn_wrap(&conn, &moved_ops, &self);
+        CHECK(rc == 0);
+        ssize_t n = wh_conn_write(conn, "abcdefgh", 8);
+        CHECK(n == 8);
+        self.takes = 1;
+        rc = wh_conn_flush(conn);
+        CHECK(rc == -EXDEV);
+        const std::string much(5000, 'x');
+        n = wh_conn_write(conn, much.data(), much.size());
+        CHECK(n == -EXDEV);
+        self.takes = 1;
+        n = wh_conn_write(conn, much.data(), much.size()); /* the buffer's, and none of these */
+        CHECK(n == -EXDEV);
+        self.takes = 1;
+        rc = wh_conn_flush(conn);
+        CHECK(rc == 0);
+        CHECK(self.written == "abcdefgh");
+        self.takes = 1;
+        n = wh_conn_write(conn, much.data(), much.size());
+        CHECK(n == -EIO); /* three have gone, and who called does not know how many */
+        rc = wh_conn_flush(conn);
+        CHECK(rc == -EIO);
+        rc = wh_conn_close(conn);
+        CHECK(rc == -EIO);
+        CHECK(self.closed == 1);
+
+        rc = wh_conn_wrap(&conn, &moved_ops, &self);
+        CHECK(rc == 0);
+        n = wh_conn_write(conn, "lost", 4);
+        CHECK(n == 4);
+        rc = wh_conn_close(conn); /* and freed: then it is not -EXDEV */
+        CHECK(rc == -EIO);
+        CHECK(self.closed == 2);
+    });
+}
+
 TEST_CASE("direct: memory that is missing once is asked for again")
 {
     if (masked() || WITH_SANITIZER)
@@ -339,4 +459,148 @@ TEST_CASE("direct: a server's connections, and where there are none plain ones")
         const int rc = wh_serve(wh_listen_tcp("127.0.0.1:0", nullptr), handler, nullptr, &options);
         CHECK(rc == -EINVAL);
     });
+}
+
+TEST_CASE("direct: a server with one listener serves on all workers, each connection on its own")
+{
+    if (masked())
+        return;
+    in_run([] {
+        static std::atomic<uint64_t> workers;
+        static std::atomic<int> wrong;
+        workers = 0;
+        wrong = 0;
+        auto handler = +[](const wh_client *client) {
+            const unsigned worker = wh_worker();
+            workers |= uint64_t(1) << worker;
+            wrong += fcntl(wh_conn_fd(client->conn), F_GETFD) >= 0;
+            const char *line = nullptr;
+            ssize_t n;
+            while ((n = wh_conn_peek_until(client->conn, "\n", 1, 100, &line)) > 0) {
+                if (wh_conn_write(client->conn, line, static_cast<size_t>(n)) < 0 ||
+                    wh_conn_flush(client->conn) < 0)
+                    break;
+                wh_conn_consume(client->conn, static_cast<size_t>(n));
+            }
+            wrong += n != 0 || wh_worker() != worker;
+        };
+        Fd listener = plain_listener(4096);
+        const std::string name = "127.0.0.1:" + std::to_string(Address::of(listener).port());
+        wh_serve_options options = {};
+        options.direct = true;
+        wh_ctx *ctx = wh_ctx_create(nullptr);
+        wh_coro *server = nullptr;
+        WH_WITH_CTX(ctx)
+        {
+            server = spawn([&, fd = listener.release()] {
+                return static_cast<intptr_t>(wh_serve(fd, handler, nullptr, &options));
+            });
+        }
+        uint64_t all = 0;
+        for (unsigned i = 0; i < wh_workers(); i++)
+            all |= uint64_t(1) << worker_for(i);
+        std::vector<Fd> clients;
+        int echoed = 0, dialled = 0;
+        WH_WITH_TIMEOUT(20 * WH_SECOND)
+        {
+            while (workers != all && dialled++ < 500) {
+                clients.emplace_back(wh_dial_tcp(name.c_str()));
+                char buf[3] = {};
+                (void)wh_send_all(clients.back(), "hi\n", 3);
+                echoed += wh_recv(clients.back(), buf, 3, MSG_WAITALL) == 3;
+            }
+        }
+        CHECK(workers == all);
+        CHECK(echoed == dialled);
+        clients.clear();
+        wh_ctx_cancel(ctx, 0);
+        const intptr_t why = join(server);
+        CHECK(why == -ECANCELED);
+        CHECK(wrong == 0);
+        wh_ctx_destroy(ctx);
+    });
+}
+
+TEST_CASE("direct: a server whose tables are full sheds one newcomer a pause, and counts each")
+{
+    if (masked())
+        return;
+    const ChildEnd end = in_child([] {
+        return in_run([] {
+            enum { SLOTS = 12, MORE = 40 };
+            const int workers = static_cast<int>(wh_workers());
+            const int room = SLOTS * workers, accepts = std::max(8, workers);
+            static wh_serve_stats stats;
+            Fd listener = plain_listener(4096);
+            const Address address = Address::of(listener);
+            std::vector<Fd> clients;
+            for (int i = 0; i < room + MORE; i++)
+                clients.emplace_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+            struct rlimit limit;
+            getrlimit(RLIMIT_NOFILE, &limit);
+            limit.rlim_cur = SLOTS; /* below what is open: as large as the tables will be */
+            CHILD_REQUIRE(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+            auto handler = +[](const wh_client *client) {
+                const char *bytes = nullptr;
+                WH_WITH_CTX(client->idle)
+                {
+                    (void)!wh_conn_peek(client->conn, 1, &bytes);
+                }
+            };
+            wh_serve_options options = {};
+            options.direct = true;
+            options.stats = &stats;
+            wh_ctx *ctx = wh_ctx_create(nullptr);
+            wh_coro *server = nullptr;
+            WH_WITH_CTX(ctx)
+            {
+                server = spawn([&, fd = listener.release()] {
+                    return static_cast<intptr_t>(wh_serve(fd, handler, nullptr, &options));
+                });
+            }
+            const auto figure = [](const uint64_t &of) {
+                return static_cast<int>(__atomic_load_n(&of, __ATOMIC_RELAXED));
+            };
+            const int64_t start_ns = wh_now();
+            for (Fd &client : clients)
+                CHILD_REQUIRE(wh_connect(client, address.any(), address.len) == 0);
+            const auto ended = [&clients] {
+                char byte;
+                int count = 0;
+                for (Fd &client : clients)
+                    count += recv(client, &byte, 1, MSG_DONTWAIT) >= 0 || errno == ECONNRESET;
+                return count;
+            };
+            const auto comes = [](const auto &holds) {
+                const int64_t limit_ns = wh_now() + 20 * WH_SECOND;
+                while (!holds() && wh_now() < limit_ns)
+                    wh_sleep(WH_MILLISECOND);
+                return holds();
+            };
+            CHILD_REQUIRE(comes([&] { return figure(stats.open) == room; }));
+            CHILD_REQUIRE(comes([&] { return ended() >= accepts + 3; }));
+            CHILD_REQUIRE(comes([&] { return figure(stats.shed) == ended(); }));
+            const int shed = figure(stats.shed);
+            const auto pauses = static_cast<int>((wh_now() - start_ns) / (100 * WH_MILLISECOND));
+            CHILD_REQUIRE(shed <= accepts + 1 + pauses);
+            CHILD_REQUIRE(figure(stats.accepted) == room);
+
+            bool gone = false; /* one that is served: what waits in the queue comes next */
+            for (Fd &client : clients) {
+                char byte;
+                if (!gone && recv(client, &byte, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN) {
+                    client.reset();
+                    gone = true;
+                }
+            }
+            CHILD_REQUIRE(comes([&] { return figure(stats.accepted) > room; }));
+            wh_ctx_cancel(ctx, 0);
+            CHILD_REQUIRE(join(server) == -ECANCELED);
+            CHILD_REQUIRE(figure(stats.open) == 0);
+            CHILD_REQUIRE(figure(stats.cut) == 0);
+            wh_ctx_destroy(ctx);
+        });
+    });
+    INFO(end.how());
+    CHECK(end.exited(0));
 }

@@ -200,6 +200,15 @@ TEST_CASE("resolve: the search list is tried in its order")
         text = resolved("bare:80", options);
         CHECK(text == "192.0.2.3:80");
         CHECK(server.asked("bare.b.test", A) == 1);
+        const std::string label(60, 'l'), tail = "." + label + "." + label + ".test";
+        std::string long_list; /* 16 of them, 2 KB in all */
+        for (char c = 'a'; c <= 'p'; c++)
+            long_list += c + tail + ",";
+        server.on("host.p" + tail, A, Reply::with({"192.0.2.4"}));
+        options.search = long_list.c_str();
+        text = resolved("host:80", options);
+        CHECK(text == "192.0.2.4:80");
+        CHECK(server.asked("host.o" + tail, A) == 1);
         const std::string many = "a b c d e f g h i j k l m n o p q";
         options.search = many.c_str();
         text = resolved("host:80", options);

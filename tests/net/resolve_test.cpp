@@ -33,8 +33,45 @@ TEST_CASE("resolve: addresses and localhost are what they are, and services have
         text = resolved("192.0.2.7:80", six);
         CHECK(text == error_text(ENOENT));
         text = resolved("192.0.2.7:http", six);
-        const bool refused = text == error_text(ENOENT) || text == error_text(ENOSYS);
-        CHECK(refused);
+        CHECK(text == error_text(ENOENT));
+    });
+}
+
+TEST_CASE("resolve: an address of the other family is -ENOENT, and nobody is asked for it")
+{
+    Folder folder;
+    const std::string hosts = write_file(folder, "hosts",
+                                         "2001:db8::1 192.0.2.7 localhost .\n"
+                                         "192.0.2.1 [::1] .\n");
+    in_run([&] {
+        Fd server(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+        Address address = Address::ipv4(0);
+        CHECK(bind(server, address.any(), address.len) == 0);
+        const std::string servers = "127.0.0.1:" + std::to_string(Address::of(server).port());
+        wh_resolver_options four = {};
+        four.servers = servers.c_str();
+        four.try_ns = WH_MILLISECOND;
+        four.tries = 1;
+        four.hosts_file = hosts.c_str();
+        four.family = AF_INET;
+        wh_resolver_options six = four;
+        six.family = AF_INET6;
+        for (const char *port : {"80", "http"}) {
+            INFO(port);
+            const std::string end = ":" + std::string(port);
+            std::string text = resolved("192.0.2.7" + end, six);
+            CHECK(text == error_text(ENOENT));
+            text = resolved("localhost" + end, six);
+            CHECK(text == error_text(ENOENT));
+            text = resolved("[::1]" + end, four);
+            CHECK(text == error_text(ENOENT));
+            text = resolved(end, four);
+            CHECK(text == error_text(ENOENT));
+            text = resolved(end, six);
+            CHECK(text == "[::]:80");
+        }
+        char byte;
+        CHECK(recv(server, &byte, 1, MSG_DONTWAIT) == -1);
     });
 }
 

@@ -171,6 +171,70 @@ TEST_CASE("serve: a coroutine each for all that connect, on a listener a worker 
     }
 }
 
+TEST_CASE("serve: the listeners beside the first have its options and its backlog")
+{
+    struct Option {
+        int level, name, value;
+    };
+    const Option wanted[] = {
+        {SOL_SOCKET, SO_KEEPALIVE, 1},      {SOL_SOCKET, SO_RCVBUF, 30000},
+        {SOL_SOCKET, SO_SNDBUF, 40000},     {SOL_SOCKET, SO_RCVLOWAT, 3},
+        {IPPROTO_IP, IP_TOS, 0x10},         {SOL_SOCKET, SO_PRIORITY, 2},
+        {IPPROTO_IP, IP_TTL, 77},           {IPPROTO_IP, IP_FREEBIND, 1},
+        {IPPROTO_TCP, TCP_DEFER_ACCEPT, 3}, {IPPROTO_TCP, TCP_KEEPIDLE, 71},
+        {IPPROTO_TCP, TCP_KEEPCNT, 5},      {IPPROTO_TCP, TCP_USER_TIMEOUT, 4321},
+        {IPPROTO_TCP, TCP_NODELAY, 0}};
+    const auto device = [](int fd) {
+        char name[16] = {};
+        socklen_t len = sizeof name;
+        return getsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, &len) < 0 ? "?"
+                                                                           : std::string(name);
+    };
+    in_run([&] {
+        const wh_listen_options options = {11, 1, 0, 0};
+        const wh_fd first = wh_listen_tcp("127.0.0.1:0", &options);
+        for (const Option &option : wanted)
+            CHECK(setsockopt(first, option.level, option.name, &option.value,
+                             sizeof option.value) == 0);
+        const linger linger_s = {1, 7};
+        CHECK(setsockopt(first, SOL_SOCKET, SO_LINGER, &linger_s, sizeof linger_s) == 0);
+        CHECK(setsockopt(first, SOL_SOCKET, SO_BINDTODEVICE, "lo", 3) == 0);
+        const auto value = [](int fd, const Option &option) {
+            int number = -1;
+            socklen_t len = sizeof number;
+            (void)getsockopt(fd, option.level, option.name, &number, &len);
+            return number;
+        };
+        const int port = Address::of(first).port();
+        const auto beside = [&] {
+            std::vector<int> found;
+            for (int fd = 0; fd < 1000; fd++)
+                if (fd != first && value(fd, {SOL_SOCKET, SO_ACCEPTCONN, 0}) == 1 &&
+                    Address::of(fd).port() == port)
+                    found.push_back(fd);
+            return found;
+        };
+        Server server(first, echo_lines);
+        until([&] { return beside().size() == wh_workers() - 1; });
+        for (int fd : beside()) {
+            for (const Option &option : wanted) {
+                INFO(option.level << " " << option.name);
+                CHECK(value(fd, option) == value(first, option));
+            }
+            linger copied = {};
+            socklen_t len = sizeof copied;
+            CHECK(getsockopt(fd, SOL_SOCKET, SO_LINGER, &copied, &len) == 0);
+            CHECK(copied.l_onoff == 1);
+            CHECK(copied.l_linger == 7);
+            CHECK(device(fd) == "lo");
+            tcp_info info = {};
+            len = sizeof info;
+            CHECK(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0);
+            CHECK(info.tcpi_sacked == 11);
+        }
+    });
+}
+
 TEST_CASE("serve: at its end the idle go at once, the busy finish, newcomers are refused")
 {
     in_run([] {
