@@ -495,10 +495,7 @@ static void out_release(wh_conn *conn)
  * looks at the context first, and its end would be the error of every later write. */
 static bool is_elsewhere(const wh_conn *conn)
 {
-    if (likely(!fd_is_direct(conn->fd)))
-        return false;
-    unsigned owner = ((unsigned)conn->fd & ~(unsigned)FD_DIRECT) >> FD_OWNER_SHIFT;
-    return owner + 1 != wh_worker();
+    return unlikely(fd_is_direct(conn->fd)) && fd_owner(conn->fd) + 1 != wh_worker();
 }
 
 /* Sends what is in the buffer, and these behind it; pieces[0] is for the buffer. -EXDEV: none of

@@ -79,11 +79,6 @@ bool op_asked(const wh_coro *coro)
     return wait_kind_of(coro) == &wait_op && coro->wake;
 }
 
-static inline unsigned fd_owner(int fd)
-{
-    return ((unsigned)fd & ~(unsigned)FD_DIRECT) >> FD_OWNER_SHIFT;
-}
-
 /* Whether it is a direct descriptor that this worker cannot use: -EXDEV, -EBADF, or 0. */
 static inline int direct_refused(const struct worker *w, int fd)
 {

@@ -43,6 +43,11 @@ static inline uint32_t fd_slot(int fd)
     return (uint32_t)fd & ((1u << FD_OWNER_SHIFT) - 1);
 }
 
+static inline unsigned fd_owner(int fd)
+{
+    return ((unsigned)fd & ~(unsigned)FD_DIRECT) >> FD_OWNER_SHIFT;
+}
+
 /* One row each in op_table (op.c). */
 enum op_code {
     OP_READ,
