@@ -257,6 +257,8 @@ TEST_CASE("hog: a sleep that is none of whorl's is named")
         &options);
     INFO(err.text());
     CHECK(count_of(err.text(), "in a system call that blocks") == 1);
+    CHECK(count_of(err.text(), "wh_mutex_lock") == 1); /* the cure of what blocks */
+    CHECK(count_of(err.text(), "wh_checkpoint") == 0); /* not that of a loop */
 }
 
 TEST_CASE("hog: a system call that it is blocked in is restarted")
