@@ -140,7 +140,7 @@ static void pass_on(int number, siginfo_t *info, void *context)
     }
 }
 
-static void *interrupted_at(const void *context)
+void *interrupted_at(const void *context)
 {
     const ucontext_t *u = context;
 #if defined(__x86_64__)
