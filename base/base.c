@@ -170,7 +170,8 @@ int64_t env_number(const char *name, int64_t fallback)
     errno = 0;
     long long value = strtoll(text, &end, 10);
     if (errno || *end) {
-        report("%s=%s is not a number; the variable is ignored", name, text);
+        report("%s=%s is not a number (digits alone: 65536, not 64K); the variable is ignored",
+               name, text);
         return fallback;
     }
     return value;

@@ -207,7 +207,7 @@ wh_fd server_listen(const struct server *server)
         return fd;
     }
     address_of(fd, address, sizeof address);
-    printf("listening on %s\n", address);
+    printf("listening on %s\nfigures: http://%s/status\n", address, address);
     fflush(stdout);
     return fd;
 }
@@ -249,11 +249,12 @@ static unsigned long long sum(const struct server *server, size_t counter)
 
 static void print_report(const struct server *server)
 {
-    fprintf(stderr,
-            "stopped: %llu requests finished, %llu connections cancelled after %.1f s, served "
-            "%llu requests on %llu connections\n",
-            SUM(server, finished), (unsigned long long)server->stats.cut,
-            (double)server->drained_ns / 1e9, SUM(server, requests), SUM(server, connections));
+    fprintf(
+        stderr,
+        "stopped: %llu requests finished while stopping, %llu connections cancelled after %.1f s; "
+        "served %llu requests on %llu connections\n",
+        SUM(server, finished), (unsigned long long)server->stats.cut,
+        (double)server->drained_ns / 1e9, SUM(server, requests), SUM(server, connections));
 }
 
 static double seconds(struct timeval t)

@@ -1,14 +1,16 @@
 /*
- * address.c: the text of an address as a socket address. libc parses the numbers; what it would
- * let pass beside them (names, service names, spaces) is refused before.
+ * address.c: the text of an address as a socket address. By inet_pton(3), and not by
+ * getaddrinfo(3), which takes more than numbers, and which a program that is linked statically has
+ * only with libc's shared libraries beside it.
  */
 #include "net/address.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <netdb.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define DIGITS  "0123456789"
@@ -40,10 +42,43 @@ int address_port(const char *text)
 {
     size_t len = strlen(text);
     if (len < 1 || len > 5 || strspn(text, DIGITS) != len)
-        return -EINVAL; /* getaddrinfo would take "80 " and 65536 */
+        return -EINVAL; /* strtoul(3) would take "80 " and 65536 */
     unsigned number = 0;
     sscanf(text, "%u", &number);
     return number > 65535 ? -EINVAL : (int)number;
+}
+
+/* The interface that an address is of, by its name, if it is one of a link, or by its number. */
+static int scope_parse(const char *text, const struct in6_addr *of, uint32_t *ret_scope)
+{
+    bool is_of_link = IN6_IS_ADDR_LINKLOCAL(of) || IN6_IS_ADDR_MC_LINKLOCAL(of);
+    *ret_scope = is_of_link ? if_nametoindex(text) : 0;
+    if (*ret_scope)
+        return 0;
+    size_t len = strlen(text);
+    unsigned long long number = strtoull(text, NULL, 10); /* ULLONG_MAX if it is too large */
+    if (!len || strspn(text, DIGITS) != len || number > UINT32_MAX)
+        return -EINVAL;
+    *ret_scope = (uint32_t)number;
+    return 0;
+}
+
+/* "ADDRESS" or "ADDRESS%SCOPE". */
+static int ipv6_parse(char *host, struct sockaddr_in6 *in6)
+{
+    char *percent = strchr(host, '%');
+    if (percent)
+        *percent = 0;
+    if (inet_pton(AF_INET6, host, &in6->sin6_addr) != 1)
+        return -EINVAL;
+    return percent ? scope_parse(percent + 1, &in6->sin6_addr, &in6->sin6_scope_id) : 0;
+}
+
+static void address_set(struct address *address, const void *from, socklen_t len)
+{
+    memset(address, 0, sizeof *address);
+    memcpy(&address->storage, from, len);
+    address->len = len;
 }
 
 int address_tcp(const char *text, struct address *ret_address)
@@ -52,28 +87,24 @@ int address_tcp(const char *text, struct address *ret_address)
     const char *port;
     if (!text || split(text, host, sizeof host, &port) < 0)
         return -EINVAL;
-    if (address_port(port) < 0)
+    int number = address_port(port);
+    if (number < 0)
         return -EINVAL;
 
-    struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE,
-                             .ai_socktype = SOCK_STREAM};
-    const char *name = !strcmp(host, "localhost") ? "127.0.0.1" : host;
-    struct in_addr ipv4;
+    struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)number)};
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)number)};
     if (*text == '[') {
-        hints.ai_family = AF_INET6;
-    } else if (!*name) {
-        name = NULL; /* every address: IPv6 takes IPv4 too, where there is IPv6 */
-        hints.ai_family = AF_INET6;
-    } else if (inet_pton(AF_INET, name, &ipv4) != 1) {
-        return -EINVAL; /* getaddrinfo would take "*", "127.1" and octal numbers */
+        if (ipv6_parse(host, &in6) < 0)
+            return -EINVAL;
+        address_set(ret_address, &in6, sizeof in6);
+    } else if (!*host) { /* every address: IPv6 takes IPv4 too, where there is IPv6 */
+        address_set(ret_address, &in6, sizeof in6);
+    } else {
+        const char *name = !strcmp(host, "localhost") ? "127.0.0.1" : host;
+        if (inet_pton(AF_INET, name, &in.sin_addr) != 1)
+            return -EINVAL;
+        address_set(ret_address, &in, sizeof in);
     }
-    struct addrinfo *found;
-    if (getaddrinfo(name, port, &hints, &found) != 0)
-        return -EINVAL;
-    memset(ret_address, 0, sizeof *ret_address);
-    memcpy(&ret_address->storage, found->ai_addr, found->ai_addrlen);
-    ret_address->len = found->ai_addrlen;
-    freeaddrinfo(found);
     return 0;
 }
 

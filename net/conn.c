@@ -62,7 +62,8 @@ struct wh_conn {
     bool in_is_lent; /* `in` is a buffer of that worker's; else memory of our own */
     uint8_t in_worker;
     uint16_t in_number;
-    bool is_part; /* atomic, its reader and its writer may be on two workers: conn_is_whole() */
+    bool is_served; /* wh_serve() closes it, nobody else */
+    bool is_part;   /* atomic, its reader and its writer may be on two workers: conn_is_whole() */
     int64_t read_ns, write_ns;
     wh_conn_stats stats;
 };
@@ -632,8 +633,17 @@ int wh_conn_shutdown(wh_conn *conn)
 
 /* ---- The end, and the rest ---- */
 
+static void must_be_ours(const wh_conn *conn, const char *call)
+{
+    if (unlikely(conn->is_served))
+        coro_misuse(self_or_panic(call), call,
+                    "closes the stream of a client of wh_serve(): the server closes it when the "
+                    "handler has returned");
+}
+
 int wh_conn_abandon(wh_conn *conn)
 {
+    must_be_ours(conn, "wh_conn_abandon");
     take_turn(&conn->reading, "wh_conn_abandon");
     take_turn(&conn->writing, "wh_conn_abandon");
     int rc = conn->ops->close ? conn->ops->close(conn->self) : 0;
@@ -649,6 +659,7 @@ int wh_conn_abandon(wh_conn *conn)
 
 int wh_conn_close(wh_conn *conn)
 {
+    must_be_ours(conn, "wh_conn_close");
     take_turn(&conn->writing, "wh_conn_close");
     int rc = flush(conn);
     conn->writing = false;
@@ -683,6 +694,11 @@ void wh_conn_stats_get(const wh_conn *conn, wh_conn_stats *ret_stats)
 }
 
 /* ---- From beneath (conn.h) ---- */
+
+void conn_set_served(wh_conn *conn, bool served)
+{
+    conn->is_served = served;
+}
 
 void conn_take_reading(wh_conn *conn, const char *call)
 {

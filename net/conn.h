@@ -18,6 +18,9 @@ void conn_leave_writing(wh_conn *conn);
  * has said that no more will be written. */
 bool conn_is_whole(const wh_conn *conn);
 
+/* From now on closing it aborts: a server's stream, in the hands of a handler. Until it is not. */
+void conn_set_served(wh_conn *conn, bool served);
+
 /* The stream's own timeouts, in nanoseconds. */
 int64_t conn_read_ns(const wh_conn *conn);
 int64_t conn_write_ns(const wh_conn *conn);

@@ -13,6 +13,7 @@
  * struct server is on the stack of wh_serve(), which waits for all that know it.
  */
 #include "base/base.h"
+#include "net/conn.h"
 
 #include <whorl/coro.h>
 #include <whorl/io.h>
@@ -86,12 +87,14 @@ static void serve_client(struct server *server, wh_fd fd)
         left(server);
         return;
     }
+    conn_set_served(conn, true);
     WH_WITH_CANCEL(ctx)
     {
         const wh_client client = {
             .conn = conn, .ctx = ctx, .idle = server->idle, .arg = server->arg};
         server->handler(&client);
     }
+    conn_set_served(conn, false);
     (void)wh_conn_close(conn); /* the handler flushes if it wants to know */
     left(server);
 }
@@ -158,16 +161,19 @@ static wh_fd accept_one(struct acceptor *acceptor)
  * worker that has accepted it. */
 static int start(const struct acceptor *acceptor, wh_fd fd)
 {
+    /* Started at no line of a user's: a message names the call that is. */
+    static struct wh_site site = {.file = "wh_serve", .function = "serve_client", .args = 2};
     struct server *server = acceptor->server;
     const wh_spawn_options options = {.migrate = server->migrate,
                                       .worker = acceptor->direct ? wh_worker() : 0};
+    const uintptr_t words[] = {(uintptr_t)server, (uintptr_t)fd};
     int rc = -ENOMEM;
     WH_SHIELD
     {
         WH_WITH_CTX(server->ctx)
         {
             wh_coro *coro;
-            rc = wh_spawn(&coro, &options, serve_client, server, fd);
+            rc = wh_start_(&site, &coro, &options, (void (*)(void))serve_client, words);
             if (rc == 0)
                 wh_detach(coro);
         }

@@ -5,7 +5,8 @@
  * alternate stack, says who it was, how large the stack is, where the coroutine was started and how
  * it got there, then restores the default action and returns: the instruction faults again and the
  * process dies with SIGSEGV at the right place, as a debugger or a core dump expects. A fault that
- * is not on the running coroutine's guard goes to whatever handler was there before.
+ * is not on the running coroutine's guard goes to whatever handler was there before; where there
+ * was none, a call of NULL is named: it has no frame that a debugger could show.
  *
  * The handler is the process's, the alternate stack a thread's. Both are installed by the first run
  * and the handler stays: a program that installs its own later replaces it.
@@ -41,6 +42,14 @@ static void explain(const wh_coro *coro, const struct stack *stack, const void *
     void *frames[FRAMES_MAX];
     int n = backtrace(frames, FRAMES_MAX);
     backtrace_symbols_fd(frames, n, STDERR_FILENO);
+}
+
+/* Started with it, the coroutine's stack shows nothing at all. */
+static void explain_null(const wh_coro *coro)
+{
+    char who[256];
+    coro_describe(coro, who, sizeof who);
+    report("a function that is NULL was called, or started: coroutine %s", who);
 }
 
 /* Passes a fault that is not ours on. */
@@ -86,6 +95,9 @@ static void on_fault(int signal, siginfo_t *info, void *context)
         struct sigaction fatal = {.sa_handler = SIG_DFL};
         sigaction(signal, &fatal, NULL);
     } else {
+        bool is_default = earlier[signal == SIGBUS].sa_handler == SIG_DFL;
+        if (w && w->current->stack && is_default && info->si_code > 0 && !interrupted_at(context))
+            explain_null(w->current);
         pass_on(signal, info, context);
     }
     errno = saved_errno;

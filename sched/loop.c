@@ -383,10 +383,11 @@ void run_name_left(const struct run *run)
     if (!count)
         return;
     struct naming naming = {"still not ended", DEADLOCK_NAMED_MAX};
-    report("%llu coroutine%s did not end within %lld ms of being cancelled: abandoned. A loop must "
-           "end when a call fails, and a WH_SHIELD wants a deadline",
-           count, count == 1 ? "" : "s",
-           (long long)(run->grace_ns < 0 ? 0 : run->grace_ns / 1000000));
+    report("%llu coroutine%s did not end within %lld ms of being cancelled: abandoned%s", count,
+           count == 1 ? "" : "s", (long long)(run->grace_ns < 0 ? 0 : run->grace_ns / 1000000),
+           run->grace_ns < 0 ? ""
+                             : " (a loop that ignores -ECANCELED, or a WH_SHIELD without a "
+                               "deadline?)");
     coro_visit(run, name_one, &naming);
 }
 

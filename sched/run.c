@@ -31,10 +31,16 @@
 #define RING_ENTRIES_DEFAULT 1024u
 #define SPIN_NS_DEFAULT      (50 * WH_MICROSECOND)
 #define GRACE_NS_DEFAULT     (5 * WH_SECOND)
-#define HOG_NS_DEFAULT       (10 * WH_MILLISECOND)
-#define HOG_NS_MAX           (60 * WH_SECOND)
-#define SQPOLL_NS_MAX        WH_HOUR
-#define FDS_MAX              ((size_t)1 << 24)
+/* A sanitizer makes all code slow, and a line of ours in the middle of its report would break that
+ * up. */
+#if defined(WHORL_ASAN) || defined(WHORL_TSAN)
+#define HOG_NS_DEFAULT WH_SECOND
+#else
+#define HOG_NS_DEFAULT (10 * WH_MILLISECOND)
+#endif
+#define HOG_NS_MAX    (60 * WH_SECOND)
+#define SQPOLL_NS_MAX WH_HOUR
+#define FDS_MAX       ((size_t)1 << 24)
 
 /* The rest are for spare ones. */
 enum { WORKERS_ASKED_MAX = 60 };
@@ -606,8 +612,32 @@ static int run_workers(struct run *run, int (*root)(void *arg), void *arg)
     return run->result;
 }
 
+/* There in programs under AddressSanitizer, and ThreadSanitizer. */
+extern void __asan_init(void) __attribute__((weak));
+extern void __tsan_init(void) __attribute__((weak));
+
+/* A sanitizer sees what was compiled for it. The rest runs, and its silence would be taken for a
+ * proof. */
+static void name_sanitizer(void)
+{
+    static bool named;
+    bool address = false, thread = false;
+#ifndef WHORL_ASAN
+    address = __asan_init != NULL;
+#endif
+#ifndef WHORL_TSAN
+    thread = __tsan_init != NULL;
+#endif
+    if (likely(!address && !thread) || __atomic_exchange_n(&named, true, __ATOMIC_RELAXED))
+        return;
+    report("this program is built with %sSanitizer, the whorl it loaded is not, and hides errors "
+           "from it: use one that was built with -Dsanitizer=%s",
+           address ? "Address" : "Thread", address ? "address" : "thread");
+}
+
 int wh_run(int (*root)(void *arg), void *arg, const wh_options *options)
 {
+    name_sanitizer();
     if (worker_tls) {
         report("wh_run was called on a thread that is in a run already");
         return -EBUSY;

@@ -140,7 +140,7 @@ static void pass_on(int number, siginfo_t *info, void *context)
     }
 }
 
-static void *interrupted_at(const void *context)
+void *interrupted_at(const void *context)
 {
     const ucontext_t *u = context;
 #if defined(__x86_64__)
@@ -427,15 +427,17 @@ static void report_hog(struct run *run, const struct worker *w, const char *who,
         return;
     }
     dog->reported_ns = now_ns;
-    const char *how = "";
-    if (watched->blocked)
+    const char *how = "", *cure = "Give its loop a wh_checkpoint(), or move it to wh_blocking()";
+    if (watched->blocked) {
         how = dog->signal ? ", in a system call that blocks (a sleep, a poll or a select is cut "
                             "short by the watchdog's signal: EINTR)"
                           : ", in a system call that blocks";
+        cure = "Use whorl's call of that kind (wh_read, wh_sleep, wh_mutex_lock), or move it to "
+               "wh_blocking(); hold no thread's mutex across a call that may park";
+    }
     report("hog: %s has kept worker %u for %lld ms without waiting in a call of whorl%s; others "
-           "that are bound to this worker wait. Give its loop a wh_checkpoint(), or move it to "
-           "wh_blocking()",
-           who, w->index + 1u, (long long)((now_ns - watched->since_ns) / 1000000), how);
+           "that are bound to this worker wait. %s",
+           who, w->index + 1u, (long long)((now_ns - watched->since_ns) / 1000000), how, cure);
     if (dog->unreported)
         report("hog: %u more since the last such line", dog->unreported);
     dog->unreported = 0;

@@ -340,6 +340,9 @@ void runtime_over(struct run *run);
 void watchdog_signal_admit(struct worker *w);
 void watchdog_signal_block(struct worker *w);
 
+/* Where the code was that a signal interrupted, by its handler's third argument. */
+void *interrupted_at(const void *context);
+
 /* Installs the handler and starts the thread, when all workers run; ends it. Without one the run
  * goes on. */
 void watchdog_start(struct run *run);

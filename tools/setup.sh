@@ -2,8 +2,8 @@
 #
 # setup: install what building, testing and checking whorl needs, and only what is missing.
 #
-#     tools/setup.sh [GROUP...]     build demo test check bench chroot; none named: all but the
-#                                   last two
+#     tools/setup.sh [GROUP...]     build suite demo test check bench chroot; none named: all but
+#                                   the last two
 #     tools/setup.sh --list         the table of needs, with what is missing
 #     tools/setup.sh --mirror       the Debian archive this machine already uses
 #
@@ -34,11 +34,10 @@ SOURCE=/etc/apt/sources.list.d/whorl-newer    # .sources or .list, like the one 
 PREFS=/etc/apt/preferences.d/whorl-newer
 
 # group, probe, and the package on Debian, Fedora and Arch ("-": that system has none, and does
-# without; in brackets: from where, when not from the system itself).
+# without; in brackets: from where, when not from the system itself). suite: to compile the tests.
 # Probes: cmd:NAME, pc:MODULE[>=VERSION], file:PATH, llvm:TOOL, gcclib:NAME (gcc's own library).
 NEEDS="
 build   cmd:gcc                         build-essential         gcc                     gcc
-build   cmd:g++                         build-essential         gcc-c++                 gcc
 build   cmd:pkg-config                  pkg-config              pkgconf-pkg-config      pkgconf
 build   cmd:meson                       meson                   meson                   meson
 build   cmd:ninja                       ninja-build             ninja-build             ninja
@@ -46,11 +45,12 @@ build   cmd:python3                     python3                 python3         
 build   pc:liburing>=2.9                liburing-dev            liburing-devel          liburing
 build   pc:jemalloc                     libjemalloc-dev         jemalloc-devel          jemalloc
 build   pc:libcares>=1.18               libc-ares-dev           c-ares-devel            c-ares
-build   pc:catch2-with-main>=3          libcatch2-dev           catch-devel             catch2
 build   pc:libllhttp                    libllhttp-dev           llhttp-devel            llhttp
 build   file:/usr/include/uthash.h      uthash-dev              uthash-devel            uthash
 build   pc:libxxhash>=0.8               libxxhash-dev           xxhash-devel            xxhash
 build   pc:libpng>=1.6                  libpng-dev              libpng-devel            libpng
+suite   cmd:g++                         build-essential         gcc-c++                 gcc
+suite   pc:catch2-with-main>=3          libcatch2-dev           catch-devel             catch2
 demo    cmd:wrk                         wrk                     wrk(COPR)               wrk(AUR)
 demo    cmd:curl                        curl                    curl                    curl
 test    cmd:git                         git                     git                     git
@@ -348,15 +348,15 @@ main() {
         case $g in
         --list) list; return ;;
         --mirror) mirror; return ;;
-        build | demo | check | bench | chroot) groups+=("$g") ;;
+        build | suite | demo | check | bench | chroot) groups+=("$g") ;;
         test)
             groups+=(test)
             # On aarch64 itself the native build is the test of that switch.
             [ "$(uname -m)" = aarch64 ] || groups+=(cross) ;;
-        *) die "unknown group: $g (build demo test check bench chroot)" ;;
+        *) die "unknown group: $g (build suite demo test check bench chroot)" ;;
         esac
     done
-    [ $# -gt 0 ] || { main build demo test check; return; }
+    [ $# -gt 0 ] || { main build suite demo test check; return; }
 
     mapfile -t need < <(missing 3 "${groups[@]}")
     [ ${#need[@]} -gt 0 ] || return 0

@@ -109,7 +109,7 @@ const char status_page[] =
     "    table('Coroutines', now.coroutines, plain), table('Memory', now.memory, sized),\n"
     "    table('Ring', now.ring, plain), table('Loop', now.loop, plain));\n"
     "  at('sites').replaceChildren(...now.sites.map(site => row([site.function,\n"
-    "    site.file + ':' + site.line, number(site.started),\n"
+    "    site.line ? site.file + ':' + site.line : site.file, number(site.started),\n"
     "    site.stack_depth_max ? bytes(site.stack_depth_max) : 'not seen yet'])));\n"
     "  before = { now, time };\n"
     "}\n"

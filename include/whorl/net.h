@@ -58,7 +58,8 @@ typedef struct wh_dial_options {
  *
  *   -EINVAL, -ENAMETOOLONG    as above
  *   -ETIMEDOUT, -ECANCELED    the context ended
- *   the errors of wh_resolve(), if there is a name
+ *   the errors of wh_resolve(), if there is a name: -ENOENT, which strerror(3) takes for a file's,
+ *   means that there is no such name
  *   the errors of socket(2) and connect(2). Of several addresses: that the program itself lacks
  *   something (-EMFILE...), else that a machine refused, else that none answered, else that there
  *   was no way to any; the last of these, if they differ

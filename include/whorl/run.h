@@ -51,7 +51,8 @@ typedef struct wh_options {
      * park. See wh_spawn_options.migrate for what that asks of them. WHORL_MIGRATE=1. */
     bool migrate;
     /* A coroutine that runs for longer than this, in nanoseconds, without letting others run, is a
-     * hog: see below. A millisecond to a minute; -1: nobody looks. Default 10 ms. WHORL_HOG_NS. */
+     * hog: see below. A millisecond to a minute; -1: nobody looks. Default 10 ms; a second
+     * where the library was built for a sanitizer. WHORL_HOG_NS. */
     int64_t hog_ns;
     /* The signal that its worker's thread gets then; -1: none is sent. Default SIGURG.
      * WHORL_HOG_SIGNAL. */

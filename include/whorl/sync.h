@@ -10,6 +10,10 @@
  * that is its result, whatever comes before its coroutine runs again. In a context that has ended
  * it fails even if it would not have had to wait; locking a mutex or rwlock that is free succeeds
  * always, so that clean-up code can lock. Misuse aborts with the coroutine's name.
+ *
+ * A lock of threads (pthread_mutex_t, mtx_t, std::mutex) must not be held across a call that may
+ * park: the next coroutine of that worker that wants it blocks the thread which alone can run its
+ * holder on. The watchdog names it (whorl/run.h); nothing else does.
  */
 #ifndef WHORL_SYNC_H
 #define WHORL_SYNC_H

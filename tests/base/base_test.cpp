@@ -64,6 +64,7 @@ TEST_CASE("env_number: what is not a number is named and ignored")
         CHECK(r.number == -77);
         CHECK(lines_of(r.said) == 1);
         CHECK(r.said.find(std::string(NAME) + "=" + text) != std::string::npos);
+        CHECK(r.said.find("digits alone") != std::string::npos);
     }
     unsetenv(NAME);
 }

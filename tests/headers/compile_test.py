@@ -68,6 +68,23 @@ int main(void)
 }
 '''
 
+# What the README's other samples stand between.
+README_AROUND = '''
+#include <whorl.h>
+
+struct page;
+void show(struct page *page);
+void discard(struct page *page);
+int fetch(const char *url, WH_CHAN(struct page *) pages);
+int all(const char *const *urls);
+
+int all(const char *const *urls)
+{
+    SAMPLE
+    return rc;
+}
+'''
+
 # Everything that a program says with these headers, once.
 USES = '''
 #include <whorl.h>
@@ -381,15 +398,20 @@ def add_calls(cases, compiler, cxx, include):
 
 
 def add_readme(cases, found, include):
-    """The README's first program compiles as it stands there."""
+    """The README's first program compiles as it stands there, and so does what follows it, between
+    what it takes for granted."""
     path = os.path.join(include, '..', 'README.md')
     if not os.path.exists(path):
         return
     with open(path, encoding='utf-8') as file:
-        program = re.search(r'```c\n(.*?)```', file.read(), re.DOTALL)
-    for compiler in found if program else []:
-        cases.add('the program in README.md', compiler, program.group(1), '.c',
-                  ['-std=gnu11', '-Wall', '-Wextra', '-Werror'], ['-I' + include], True)
+        program, *samples = re.findall(r'```c\n(.*?)```', file.read(), re.DOTALL)
+    cases_of = [('the program', program)]
+    cases_of += [(f'sample {n}', README_AROUND.replace('SAMPLE', sample))
+                 for n, sample in enumerate(samples, 1)]
+    for compiler in found:
+        for what, source in cases_of:
+            cases.add(what + ' in README.md', compiler, source, '.c',
+                      ['-std=gnu11'] + WARNINGS + C_WARNINGS, ['-I' + include], True)
 
 
 def calls(cxx):

@@ -267,7 +267,7 @@ Server::Server(const std::vector<std::string> &options, unsigned descriptors)
 void Server::read_port()
 {
     Clock::time_point begin = Clock::now();
-    while (out_.find('\n') == std::string::npos && ms_since(begin) < PATIENCE_MS) {
+    while (lines_of(out_) < 2 && ms_since(begin) < PATIENCE_MS) {
         char buf[256];
         if (wait_on(stdout_, POLLIN, PATIENCE_MS) <= 0)
             break;
@@ -280,6 +280,8 @@ void Server::read_port()
     REQUIRE(out_.compare(0, 23, "listening on 127.0.0.1:") == 0);
     port_ = static_cast<uint16_t>(atoi(out_.c_str() + 23));
     REQUIRE(port_ != 0);
+    const std::string address = "127.0.0.1:" + std::to_string(port_);
+    CHECK(out_ == "listening on " + address + "\nfigures: http://" + address + "/status\n");
 }
 
 Server::~Server()

@@ -30,8 +30,9 @@ TEST_CASE("http: an idle server ends at once on SIGTERM and on SIGINT, with stat
         server.signal(number);
         CHECK(server.wait() == 0);
         CHECK(ms_since(begin) < 2000);
-        CHECK(server.said().find("stopped: 0 requests finished, 0 connections cancelled after "
-                                 "0.0 s, served ") == 0);
+        CHECK(server.said().find(
+                  "stopped: 0 requests finished while stopping, 0 connections cancelled after "
+                  "0.0 s; served ") == 0);
         CHECK(lines_of(server.said()) == 1);
     }
 }
@@ -72,8 +73,9 @@ TEST_CASE("http: a request in flight is finished after SIGTERM, and told that it
     slow.finish_sending();
     CHECK(slow.end() == Ending::fin);
     CHECK(server.wait() == 0);
-    CHECK(server.said().find("stopped: 1 requests finished, 0 connections cancelled after ") == 0);
-    CHECK(server.said().find(", served 2 requests on ") != std::string::npos);
+    CHECK(server.said().find(
+              "stopped: 1 requests finished while stopping, 0 connections cancelled after ") == 0);
+    CHECK(server.said().find("; served 2 requests on ") != std::string::npos);
 }
 
 TEST_CASE("http: a request that has come, but was not looked at before the signal, is answered")
@@ -125,8 +127,9 @@ TEST_CASE("http: what is stuck is cancelled when the grace is over")
     CHECK(server.stop() == 0);
     CHECK(ms_since(begin) >= 295);
     CHECK(ms_since(begin) < 5000);
-    CHECK(server.said().find("stopped: 0 requests finished, 2 connections cancelled after 0.3 s, "
-                             "served 1 requests on 3 connections\n") == 0);
+    CHECK(server.said().find(
+              "stopped: 0 requests finished while stopping, 2 connections cancelled after 0.3 s; "
+              "served 1 requests on 3 connections\n") == 0);
     CHECK(stuck.end() != Ending::open);
     CHECK(other.end() != Ending::open);
 }
@@ -144,7 +147,8 @@ TEST_CASE("http: a second signal ends at once")
     int status = server.wait();
     CHECK(ms_since(begin) < 2000);
     CHECK(status == 0);
-    CHECK(server.said().find("stopped: 0 requests finished, 1 connections cancelled") == 0);
+    CHECK(server.said().find(
+              "stopped: 0 requests finished while stopping, 1 connections cancelled") == 0);
     CHECK(stuck.end() != Ending::open);
 }
 

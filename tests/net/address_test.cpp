@@ -5,7 +5,10 @@
 
 #include <catch2/catch_test_macros.hpp>
 
+#include <cstring>
+
 #include <arpa/inet.h>
+#include <netdb.h>
 
 extern "C" {
 #include "net/address.h"
@@ -59,6 +62,60 @@ TEST_CASE("address: hosts and ports of the documented form are taken")
     for (const auto &one : cases) {
         INFO(one.text);
         CHECK(parsed(one.text) == one.expected);
+    }
+}
+
+/* Or a name, where it is link-local. */
+TEST_CASE("address: the scope of an IPv6 address is what getaddrinfo(3) takes it for")
+{
+    const char *const hosts[] = {
+        "fe80::1",
+        "fe80::1%lo",
+        "fe80::1%1",
+        "fe80::1%01",
+        "fe80::1%7",
+        "fe80::1%4294967295",
+        "fe80::1%4294967296",
+        "fe80::1%99999999999",
+        "fe80::1%",
+        "fe80::1%nonesuch",
+        "fe80::1% 1",
+        "fe80::1%+1",
+        "fe80::1%-1",
+        "fe80::1%1 ",
+        "fe80::1%lo%lo",
+        "fe80::1%0x1",
+        "ff02::1%lo",
+        "ff02::1%2",
+        "::1%lo",
+        "::1%1",
+        "2001:db8::1%lo",
+        "2001:db8::1%3",
+        "%lo",
+        "%1",
+        "febf:ffff::1%lo",
+        "fec0::1%lo",
+        "ff05::1%lo",
+        "::ffff:192.0.2.1%1",
+        "fe80::192.0.2.1%1",
+        "fe80::1%18446744073709551617",
+    };
+    for (const char *host : hosts) {
+        INFO(host);
+        struct addrinfo hints = {}, *found = nullptr;
+        hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE;
+        hints.ai_family = AF_INET6;
+        hints.ai_socktype = SOCK_STREAM;
+        const bool is_one = getaddrinfo(host, "80", &hints, &found) == 0;
+        struct address address;
+        const int rc = address_tcp(("[" + std::string(host) + "]:80").c_str(), &address);
+        CHECK(rc == (is_one ? 0 : -EINVAL));
+        if (is_one && rc == 0) {
+            CHECK(address.len == found->ai_addrlen);
+            CHECK(memcmp(&address, found->ai_addr, found->ai_addrlen) == 0);
+        }
+        if (is_one)
+            freeaddrinfo(found);
     }
 }
 

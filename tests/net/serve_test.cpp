@@ -530,6 +530,27 @@ TEST_CASE("serve: where one cannot accept it ends with the reason, and the descr
     });
 }
 
+TEST_CASE("serve: a handler that closes its stream aborts, and is told who does")
+{
+    for (wh_serve_handler handler :
+         {+[](const wh_client *client) { (void)wh_conn_close(client->conn); },
+          +[](const wh_client *client) { (void)wh_conn_abandon(client->conn); }}) {
+        ChildEnd end = in_child([=] {
+            return in_run([=] {
+                Server server(handler);
+                Fd fd = server.dial();
+                char byte;
+                (void)wh_read(fd, &byte, 1);
+            });
+        });
+        INFO(end.how());
+        CHECK(end.killed_by(SIGABRT));
+        CHECK(end.said.find("the server closes it") != std::string::npos);
+        CHECK(end.said.find("serve_client #") != std::string::npos);
+        CHECK(end.said.find("started by wh_serve)") != std::string::npos); /* no line of ours */
+    }
+}
+
 TEST_CASE("serve: over Unix sockets, too")
 {
     in_run([] {

@@ -17,6 +17,7 @@ wh_options workers(unsigned count)
 {
     wh_options options = {};
     options.workers = count;
+    options.hog_ns = 10 * WH_MILLISECOND;
     return options;
 }
 

@@ -257,6 +257,8 @@ TEST_CASE("hog: a sleep that is none of whorl's is named")
         &options);
     INFO(err.text());
     CHECK(count_of(err.text(), "in a system call that blocks") == 1);
+    CHECK(count_of(err.text(), "wh_mutex_lock") == 1); /* the cure of what blocks */
+    CHECK(count_of(err.text(), "wh_checkpoint") == 0); /* not that of a loop */
 }
 
 TEST_CASE("hog: a system call that it is blocked in is restarted")
@@ -452,7 +454,7 @@ TEST_CASE("hog: when the caller has blocked the signal it is blocked again after
 TEST_CASE("hog: with as many as there are workers, spare and not, the rest goes on")
 {
     StderrKept err;
-    wh_options options = {};
+    wh_options options = one_worker();
     options.workers = 2;
     int64_t gap_ns = INT64_MAX;
     uint64_t spare = 0;
@@ -635,6 +637,21 @@ TEST_CASE("checkpoint: a deadline ends it, too")
         },
         &options);
     CHECK(wh_checkpoint() == 0); /* outside */
+}
+
+TEST_CASE("hog: a library for a sanitizer has more patience")
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    const bool patient = true;
+#else
+    const bool patient = false;
+#endif
+    StderrKept err;
+    wh_options options = one_worker();
+    options.hog_ns = 0;
+    in_run([] { hog_for(200 * WH_MILLISECOND); }, &options);
+    INFO(err.text());
+    CHECK(count_of(err.text(), "hog: root #1") == (patient ? 0 : 1));
 }
 
 TEST_CASE("hog: options out of their range are refused")

@@ -238,6 +238,25 @@ TEST_CASE("fault: without an earlier handler, or with the signal ignored, it is 
     }
 }
 
+TEST_CASE("fault: a function that is NULL is named by who was started with it")
+{
+    auto start_null = [](void *) {
+        void (*volatile none)(int) = nullptr;
+        (void)wh_go(none, 5);
+        return wh_sleep(WH_SECOND);
+    };
+    ChildEnd end = in_run(start_null, 0, [] { std::signal(SIGSEGV, SIG_DFL); });
+    INFO(end.how());
+    CHECK(end.killed_by(SIGSEGV));
+    CHECK(says(end, "a function that is NULL was called, or started: coroutine none #2, started"));
+    CHECK(says(end, "overflow_test.cpp:"));
+
+    end = in_run(start_null, 0, [] { std::signal(SIGSEGV, leave); });
+    INFO(end.how());
+    CHECK(end.exited(43)); /* who has a handler says what is to be said */
+    CHECK(end.said == "earlier plain handler: " + std::to_string(SIGSEGV) + "\n");
+}
+
 TEST_CASE("fault: SIGBUS goes to its own earlier handler")
 {
     auto touch_beyond_end = [](void *) {
