@@ -453,10 +453,6 @@ void loop_drive(struct worker *w)
         if (!list_empty(&w->sweeps))
             ctx_sweep(w);
     }
-    if (!list_empty(&w->expired) || !list_empty(&w->sweeps) || !barren(w))
-        __atomic_store_n(&w->watched.bare, false, __ATOMIC_RELAXED);
-    else
-        __atomic_store_n(&w->watched.bare, true, __ATOMIC_RELAXED);
     worker_publish(w);
 }
 

@@ -34,6 +34,9 @@
  * `hogged` is taken back before another progress is noted (release, acquire), so a signal that
  * comes late does not go on with what it knew of an earlier hog.
  *
+ * The signal comes again at each tick, whatever the handler has found: the hog itself may bring
+ * work by calls that do not wait (a start, a timer, a cancel), and does not have to say so.
+ *
  * A run with one worker is alone as long as it can be (sched.h): the handler turns it into a shared
  * one when there are coroutines that may run elsewhere, and otherwise only says who the hog is.
  *
@@ -167,6 +170,14 @@ static void describe(struct worker *w, const void *context)
             (size_t)watched->frames * sizeof *watched->frame);
 }
 
+/* Whether what the worker's loop would do now can be of use to any but the hog: not if all others
+ * are bound to a worker that is alone. */
+static bool drives_for_others(const struct worker *w)
+{
+    return __atomic_load_n(&w->shared, __ATOMIC_RELAXED) ||
+           __atomic_load_n(&w->migrants, __ATOMIC_RELAXED);
+}
+
 /* The worker's thread has been interrupted in the user's code. */
 static void look_after(struct worker *w, const void *context)
 {
@@ -174,13 +185,11 @@ static void look_after(struct worker *w, const void *context)
     /* acquire: pairs with the release in hog_begins() */
     uint32_t hog = __atomic_load_n(&watched->hog, __ATOMIC_ACQUIRE);
     bool first = __atomic_load_n(&watched->answered, __ATOMIC_RELAXED) != hog;
-    bool drives = w->shared || w->migrants;
-    __atomic_store_n(&watched->drives, drives, __ATOMIC_RELAXED);
+    bool drives = drives_for_others(w);
     where_set(w, IN_HANDLER);
     if (first) {
         describe(w, context);
         watched->walked = NULL;
-        __atomic_store_n(&watched->bare, true, __ATOMIC_RELAXED);
     }
     if (drives) {
         run_share(w);
@@ -351,14 +360,11 @@ static void hog_begins(struct run *run, struct worker *w)
     __atomic_store_n(&watched->hogged, true, __ATOMIC_RELEASE);
 }
 
-/* Has the handler look after the worker, if there may be something to do. */
+/* Has the handler look after the worker: at each tick, whatever it has found before, because the
+ * hog itself may start a timer, a coroutine or the end of a context by calls that do not wait. */
 static void signal_hog(const struct run *run, struct worker *w)
 {
-    struct watched *watched = &w->watched;
-    bool may_come = !__atomic_load_n(&watched->bare, __ATOMIC_RELAXED) || !inbox_empty(&w->inbox) ||
-                    __atomic_load_n(&run->ending, __ATOMIC_RELAXED);
-    bool needed =
-        !answered(watched) || (__atomic_load_n(&watched->drives, __ATOMIC_RELAXED) && may_come);
+    bool needed = !answered(&w->watched) || drives_for_others(w);
     if (needed && run->watchdog.signal)
         (void)pthread_sigqueue(w->thread, run->watchdog.signal, (union sigval){.sival_ptr = &mark});
 }

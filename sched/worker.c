@@ -531,7 +531,7 @@ void run_share(struct worker *w)
     slab_visit(&w->slab, look_from_now_on, NULL);
     list_for_each (link, &w->sweeps)
         w->run->sweeps++;
-    w->shared = true;
+    __atomic_store_n(&w->shared, true, __ATOMIC_RELAXED);
 }
 
 bool run_end(struct run *run, int result)

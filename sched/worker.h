@@ -48,8 +48,6 @@ struct watched {
     uint32_t hog;         /* the number of the hog that is looked at; the same */
     uint32_t answered;    /* the last one that the handler has found; the handler writes it */
     uint8_t hogged;       /* the same; taken back before `progress` changes */
-    uint8_t drives;       /* the handler has something to do for others; it writes it */
-    uint8_t bare;         /* nothing of the worker's own could come; the same */
     uint8_t asked;        /* wh_checkpoint() is to let others run */
     uint64_t bound_coros; /* had to stay behind a hog: a figure */
     /* the handler's, and the watchdog's to read when it has answered */
@@ -132,7 +130,8 @@ struct worker {
     int32_t calls_left; /* calls that are served at once until others are let run */
     uint8_t epoch;      /* counts housekeeping rounds, modulo 256 */
     uint8_t index;      /* in run->worker */
-    bool shared;        /* others may touch what it touches: see the head of this file */
+    bool shared;        /* others may touch what it touches: see the head of sched.h; atomic: the
+                           watchdog looks */
     bool ending;        /* as far as this worker knows: run->ending */
     uint8_t where;      /* enum where; atomic */
     struct exception_globals *exceptions;
@@ -179,7 +178,7 @@ struct worker {
     bool quiet;    /* it sleeps, or is about to, and no housekeeping is due; atomic */
     struct deque deque;
     struct watched watched;
-    bool migrants; /* coroutines with leave to migrate have been started here */
+    bool migrants; /* coroutines with leave to migrate have been started here; atomic */
 
     /* The loop's own. */
     bool searches;        /* counted in run->searching */
