@@ -462,7 +462,6 @@ void loop_run(struct worker *w)
     w->now_ns = clock_sync(&w->clock);
     w->tidy_at_ns = w->now_ns + TIDY_PERIOD_NS;
     while (!over(w)) {
-        __atomic_store_n(&w->turns, w->turns + 1, __ATOMIC_RELAXED);
         struct op_list done = {NULL, NULL};
         if (unlikely(w->shared))
             share_work(w);

@@ -276,8 +276,10 @@ static inline void budget_set(struct worker *w, int32_t switches)
 /* Another one after each switch. For any thread. */
 static inline uint64_t worker_progress(const struct worker *w)
 {
-    return __atomic_load_n(&w->turns, __ATOMIC_RELAXED) << 32 |
-           (uint32_t)__atomic_load_n(&w->budget, __ATOMIC_RELAXED);
+    /* acquire: pairs with the release in run_ready(): the budget is this turn's, or a later one's
+     */
+    uint64_t turns = __atomic_load_n(&w->turns, __ATOMIC_ACQUIRE);
+    return turns << 32 | (uint32_t)__atomic_load_n(&w->budget, __ATOMIC_RELAXED);
 }
 
 /* Whether this is in the watchdog's signal handler: the user's code may be anywhere, in malloc()

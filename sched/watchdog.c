@@ -12,8 +12,10 @@
  *        wakes up        IN_RUNTIME (exchange)    the same at the tick after, and IN_USER: a hog
  *
  * Turns of the loop and the budget that is left in one are never the same after a switch as before
- * it: the progress is the same only of a worker that has been with one coroutine all the time. That
- * may have made calls, which did not park. A hog has run for 2 to 3 ticks when it is found. A
+ * it: the progress is the same only of a worker that has been with one coroutine all the time. A
+ * turn is counted when its budget is given, after the sleep: what is noted of a worker that sleeps
+ * is what the turn before has left, and nobody runs with that any more. The coroutine may have made
+ * calls, which did not park. A hog has run for 2 to 3 ticks when it is found. A
  * coroutine that is IN_RUNTIME at every tick is in a call that takes long (a splice), and no hog.
  *
  * Then the signal. Its handler (on the worker's own thread: only that one may enter its ring) goes

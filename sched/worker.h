@@ -194,7 +194,7 @@ struct worker {
     bool tidy_found;
     uint64_t tidy_switches;
     uint64_t switches;
-    uint64_t turns; /* atomic: others look */
+    uint64_t turns; /* in which coroutines ran; atomic: others look */
     uint64_t spins;
     uint64_t spins_paid;
     uint64_t sleeps;
