@@ -28,10 +28,14 @@
  * threads that are not interrupted by it. It does what the loop would have done (loop_drive()),
  * gives what may run elsewhere from the run queue away (work_spread()), and answers:
  *
- *      watchdog: hog = n; hogged; pthread_sigqueue       handler: not with our mark: passed on
+ *      watchdog: hog = n; hogged; sent;                  handler: not with our mark: passed on
+ *                pthread_sigqueue                                 not sent any more
  *      watchdog: answered == n (acquire): reads who,              not as above, not hogged: an old
  *                frame, reports it                                one, nothing; who, frame;
  *                                                                 answered = n (release); sem_post
+ *
+ * While one is on its way (`sent`) there is no second one: a thread that has it blocked would
+ * gather as many as there are ticks, if it is a real-time signal.
  *
  * `hogged` is taken back before another progress is noted (release, acquire), so a signal that
  * comes late does not go on with what it knew of an earlier hog.
@@ -212,9 +216,16 @@ static void look_after(struct worker *w, const void *context)
 /* What is sent along with the watchdog's signals. */
 static char mark;
 
-static bool is_ours(const siginfo_t *info)
+/* Whether the signal, which this thread takes now, is the watchdog's, of which none is on its way
+ * any more then. A user may have no room for queued signals left (RLIMIT_SIGPENDING): below
+ * SIGRTMIN the kernel then leaves out what was sent along, and who has sent it. */
+static bool take_ours(struct worker *w, const siginfo_t *info)
 {
-    return info->si_code == SI_QUEUE && info->si_value.sival_ptr == &mark;
+    bool marked = info->si_code == SI_QUEUE && info->si_value.sival_ptr == &mark;
+    bool bare = info->si_code == SI_USER && !info->si_pid && !info->si_uid;
+    bool sent =
+        (marked || bare) && w && __atomic_exchange_n(&w->watched.sent, false, __ATOMIC_RELAXED);
+    return marked || sent;
 }
 
 /* Whether the worker, whose thread this is, is where the watchdog has seen it. */
@@ -230,7 +241,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
 {
     int saved_errno = errno;
     struct worker *w = worker_tls;
-    if (!is_ours(info))
+    if (!take_ours(w, info))
         pass_on(number, info, context);
     else if (w && is_hogged(w))
         look_after(w, context);
@@ -297,7 +308,7 @@ void watchdog_signal_block(struct worker *w)
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     /* One of ours that is still on its way must not find somebody else's handler. */
     while (sigtimedwait(&set, &info, &now) > 0)
-        if (!is_ours(&info))
+        if (!take_ours(w, &info))
             pass_on(info.si_signo, &info, NULL);
     if (!w->signal_was_blocked)
         pthread_sigmask(SIG_UNBLOCK, &set, NULL);
@@ -367,8 +378,11 @@ static void hog_begins(struct run *run, struct worker *w)
 static void signal_hog(const struct run *run, struct worker *w)
 {
     bool needed = !answered(&w->watched) || drives_for_others(w);
-    if (needed && run->watchdog.signal)
-        (void)pthread_sigqueue(w->thread, run->watchdog.signal, (union sigval){.sival_ptr = &mark});
+    if (!needed || !run->watchdog.signal || __atomic_load_n(&w->watched.sent, __ATOMIC_RELAXED))
+        return;
+    __atomic_store_n(&w->watched.sent, true, __ATOMIC_RELAXED);
+    if (pthread_sigqueue(w->thread, run->watchdog.signal, (union sigval){.sival_ptr = &mark}) != 0)
+        __atomic_store_n(&w->watched.sent, false, __ATOMIC_RELAXED); /* no room for it */
 }
 
 static int64_t thread_cpu_ns(const struct worker *w)

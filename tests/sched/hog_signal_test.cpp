@@ -1,0 +1,87 @@
+/*
+ * The watchdog's signal among those of the program: what is taken for the watchdog's, and who gets
+ * the others.
+ */
+#include "hog.hpp"
+#include "on_workers.hpp"
+#include "tests/base/child.hpp"
+
+#include <catch2/catch_test_macros.hpp>
+
+#include <csignal>
+#include <memory>
+
+namespace
+{
+
+wh_options with_signal(int number)
+{
+    wh_options options = {};
+    options.workers = 1;
+    options.hog_signal = number;
+    return options;
+}
+
+/* Computes until the watchdog's signal has found it, for ten seconds at most. Returns whether it
+ * has. */
+bool hog_until_found()
+{
+    const struct worker *w = worker_tls;
+    const uint32_t before = __atomic_load_n(&w->watched.answered, __ATOMIC_RELAXED);
+    const int64_t end_ns = thread_now() + 10 * WH_SECOND;
+    bool found = false;
+    while (!found && thread_now() < end_ns)
+        found = __atomic_load_n(&w->watched.answered, __ATOMIC_RELAXED) != before;
+    return found;
+}
+
+} // namespace
+
+TEST_CASE("hog signal: a user without room for queued signals gets it all the same")
+{
+    for (int number : {SIGUSR1, SIGURG}) {
+        const ChildEnd end = in_child([number] {
+            const rlimit none = {0, 0};
+            CHILD_REQUIRE(setrlimit(RLIMIT_SIGPENDING, &none) == 0);
+            const wh_options options = with_signal(number);
+            const int rc = in_run(
+                [] {
+                    CHILD_REQUIRE(hog_until_found());
+                    wh_yield();
+                    CHILD_REQUIRE(hog_until_found()); /* the next hog, too */
+                    return 0;
+                },
+                &options);
+            CHILD_REQUIRE(rc == 0);
+            return 0;
+        });
+        INFO(number << ": " << end.how());
+        CHECK(end.exited(0));
+    }
+}
+
+TEST_CASE("hog signal: one at a time is on its way to a thread that has it blocked")
+{
+    const int number = SIGRTMIN + 3;
+    const wh_options options = with_signal(number);
+    StderrKept err;
+    in_run(
+        [number] {
+            const struct worker *w = worker_tls;
+            sigset_t set;
+            sigemptyset(&set);
+            sigaddset(&set, number);
+            pthread_sigmask(SIG_BLOCK, &set, nullptr);
+            const int64_t end_ns = thread_now() + 10 * WH_SECOND;
+            while (__atomic_load_n(&w->watched.hog, __ATOMIC_RELAXED) == 0 && thread_now() < end_ns)
+                ;
+            hog_for(100 * WH_MILLISECOND); /* many ticks */
+            int pending = 0;
+            const timespec now = {};
+            while (sigtimedwait(&set, nullptr, &now) == number)
+                pending++;
+            pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+            CHECK(pending == 1);
+        },
+        &options);
+}
