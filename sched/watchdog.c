@@ -119,8 +119,21 @@ int wh_checkpoint_(void)
 
 /* ---- The signal ---- */
 
-/* Of each signal that has been ours: the handler before. Under the mutex; the handler reads. */
-static struct sigaction earlier[_NSIG];
+typedef void with_info(int number, siginfo_t *info, void *context);
+
+/* What a program has installed. Any thread, atomic; changed under the mutex, so that the handler
+ * finds either the one or the other in between. */
+struct action {
+    with_info *with_info; /* or NULL, and then: */
+    void (*plain)(int);
+};
+
+/* Of each signal that has been ours: what was there before us, and what a later run has found in
+ * our place, or the same. The latter may have kept on_signal() as what was there before it and
+ * pass on to it in turn. */
+static struct action at_first[_NSIG], at_last[_NSIG];
+static __thread bool passes_on __attribute__((tls_model("initial-exec")));
+static bool known[_NSIG];     /* at_first is; the same mutex */
 static unsigned users[_NSIG]; /* runs with a watchdog that sends it; the same mutex */
 static pthread_mutex_t install_mutex = PTHREAD_MUTEX_INITIALIZER;
 
@@ -135,18 +148,39 @@ void watchdog_signal_unlock(void)
     pthread_mutex_unlock(&install_mutex);
 }
 
-static void pass_on(int number, siginfo_t *info, void *context)
+static void action_set(struct action *action, const struct sigaction *to)
 {
-    const struct sigaction *action = &earlier[number];
-    if (action->sa_flags & SA_SIGINFO) {
-        action->sa_sigaction(number, info, context);
-    } else if (action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN) {
-        action->sa_handler(number);
-    } else if (action->sa_handler == SIG_DFL && number != SIGURG && number != SIGCHLD &&
-               number != SIGWINCH && number != SIGCONT) {
-        sigaction(number, action, NULL); /* the default action, which is not to ignore it */
+    bool has_info = to->sa_flags & SA_SIGINFO;
+    if (!has_info)
+        __atomic_store_n(&action->plain, to->sa_handler, __ATOMIC_RELAXED);
+    /* release: pairs with the acquire in action_call() */
+    __atomic_store_n(&action->with_info, has_info ? to->sa_sigaction : NULL, __ATOMIC_RELEASE);
+}
+
+static void action_call(const struct action *action, int number, siginfo_t *info, void *context)
+{
+    /* acquire: pairs with the release in action_set() */
+    with_info *call = __atomic_load_n(&action->with_info, __ATOMIC_ACQUIRE);
+    void (*plain)(int) = __atomic_load_n(&action->plain, __ATOMIC_RELAXED);
+    if (call) {
+        call(number, info, context);
+    } else if (plain != SIG_DFL && plain != SIG_IGN) {
+        plain(number);
+    } else if (plain == SIG_DFL && number != SIGURG && number != SIGCHLD && number != SIGWINCH &&
+               number != SIGCONT) {
+        const struct sigaction by_default = {.sa_handler = SIG_DFL};
+        sigaction(number, &by_default, NULL); /* which is not to ignore it */
         raise(number);
     }
+}
+
+/* Calls who was found in our place, and if that one passes on to us, who was there before. */
+static void pass_on(int number, siginfo_t *info, void *context)
+{
+    bool again = passes_on;
+    passes_on = true;
+    action_call(again ? &at_first[number] : &at_last[number], number, info, context);
+    passes_on = again;
 }
 
 static void *interrupted_at(const void *context)
@@ -248,6 +282,11 @@ static void on_signal(int number, siginfo_t *info, void *context)
     errno = saved_errno;
 }
 
+static bool is_on_signal(const struct sigaction *action)
+{
+    return action->sa_flags & SA_SIGINFO && action->sa_sigaction == on_signal;
+}
+
 static int install(int number)
 {
     /* The unwinder is loaded at its first use: not in the handler. */
@@ -264,8 +303,11 @@ static int install(int number)
     pthread_mutex_lock(&install_mutex);
     if (sigaction(number, NULL, &now) < 0)
         rc = -errno;
-    else if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_signal) {
-        earlier[number] = now; /* the program's, maybe since an earlier run */
+    else if (!is_on_signal(&now)) {
+        if (!known[number])
+            action_set(&at_first[number], &now);
+        known[number] = true;
+        action_set(&at_last[number], &now);
         rc = sigaction(number, &action, NULL) < 0 ? -errno : 0;
     }
     users[number] += rc == 0;

@@ -85,3 +85,57 @@ TEST_CASE("hog signal: one at a time is on its way to a thread that has it block
         },
         &options);
 }
+
+namespace
+{
+struct sigaction found;
+std::atomic<int> first_came{0}, chained_came{0};
+
+void first(int)
+{
+    first_came++;
+}
+
+void chained(int number, siginfo_t *info, void *context)
+{
+    if (++chained_came < 100) /* or it would not end */
+        found.sa_sigaction(number, info, context);
+}
+} // namespace
+
+TEST_CASE("hog signal: one that a handler from between two runs passes on goes to the first of all")
+{
+    const wh_options options = with_signal(SIGUSR2);
+    struct sigaction action = {}, before = {};
+    StderrKept err;
+    first_came = chained_came = 0;
+    action.sa_handler = first;
+    REQUIRE(sigaction(SIGUSR2, &action, &before) == 0);
+    in_run([] {}, &options);
+    action = {};
+    action.sa_flags = SA_SIGINFO;
+    action.sa_sigaction = chained;
+    REQUIRE(sigaction(SIGUSR2, &action, &found) == 0);
+    REQUIRE(found.sa_flags & SA_SIGINFO); /* the watchdog's, which stays */
+    in_run(
+        [] {
+            raise(SIGUSR2);
+            CHECK(chained_came == 1);
+            CHECK(first_came == 1);
+            CHECK(hog_until_found());
+        },
+        &options);
+    CHECK(chained_came == 1);
+    raise(SIGUSR2);
+    CHECK(chained_came == 2);
+    CHECK(first_came == 2);
+
+    /* What comes to stand there does without them. */
+    action = {};
+    action.sa_handler = SIG_IGN;
+    REQUIRE(sigaction(SIGUSR2, &action, nullptr) == 0);
+    in_run([] { raise(SIGUSR2); }, &options);
+    CHECK(chained_came == 2);
+    CHECK(first_came == 2);
+    sigaction(SIGUSR2, &before, nullptr);
+}
