@@ -148,13 +148,19 @@ void watchdog_signal_unlock(void)
     pthread_mutex_unlock(&install_mutex);
 }
 
-static void action_set(struct action *action, const struct sigaction *to)
+static struct action action_of(const struct sigaction *action)
 {
-    bool has_info = to->sa_flags & SA_SIGINFO;
-    if (!has_info)
-        __atomic_store_n(&action->plain, to->sa_handler, __ATOMIC_RELAXED);
+    if (action->sa_flags & SA_SIGINFO)
+        return (struct action){.with_info = action->sa_sigaction};
+    return (struct action){.plain = action->sa_handler};
+}
+
+static void action_set(struct action *action, struct action to)
+{
+    if (!to.with_info)
+        __atomic_store_n(&action->plain, to.plain, __ATOMIC_RELAXED);
     /* release: pairs with the acquire in action_call() */
-    __atomic_store_n(&action->with_info, has_info ? to->sa_sigaction : NULL, __ATOMIC_RELEASE);
+    __atomic_store_n(&action->with_info, to.with_info, __ATOMIC_RELEASE);
 }
 
 static void action_call(const struct action *action, int number, siginfo_t *info, void *context)
@@ -305,14 +311,24 @@ static int install(int number)
         rc = -errno;
     else if (!is_on_signal(&now)) {
         if (!known[number])
-            action_set(&at_first[number], &now);
+            action_set(&at_first[number], action_of(&now));
         known[number] = true;
-        action_set(&at_last[number], &now);
+        action_set(&at_last[number], action_of(&now));
         rc = sigaction(number, &action, NULL) < 0 ? -errno : 0;
     }
     users[number] += rc == 0;
     pthread_mutex_unlock(&install_mutex);
     return rc;
+}
+
+void watchdog_signal_put_back(int number, void (*gone)(int), const struct sigaction *before)
+{
+    /* Who found us there was found by us, too, by a later run. */
+    struct action to = is_on_signal(before) ? at_first[number] : action_of(before);
+    struct action *both[] = {&at_first[number], &at_last[number]};
+    for (int i = 0; i < 2; i++)
+        if (!both[i]->with_info && both[i]->plain == gone)
+            action_set(both[i], to);
 }
 
 /* The handler stays: it passes on what comes late. */

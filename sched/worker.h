@@ -344,6 +344,10 @@ void watchdog_end(struct run *run);
 bool watchdog_has_signal_lock(int number);
 void watchdog_signal_unlock(void);
 
+/* Before the unlock: the handler that the watchdog may pass the signal on to is gone, and `before`
+ * is what it had found. */
+void watchdog_signal_put_back(int number, void (*gone)(int), const struct sigaction *before);
+
 /* A worker has something to do again. */
 static inline void watchdog_notice(struct run *run)
 {

@@ -125,10 +125,12 @@ static void action_unwant(int number)
 {
     pthread_mutex_lock(&lock);
     wh_assert(actions[number - 1].runs > 0);
-    /* A watchdog that has come meanwhile passes on to on_signal(), which finds no wish. */
     if (--actions[number - 1].runs == 0) {
+        const struct sigaction *before = &actions[number - 1].before;
+        /* A watchdog that has come meanwhile stays in front, and passes on. */
         if (!watchdog_has_signal_lock(number))
-            sigaction(number, &actions[number - 1].before, NULL);
+            sigaction(number, before, NULL);
+        watchdog_signal_put_back(number, on_signal, before);
         watchdog_signal_unlock();
     }
     pthread_mutex_unlock(&lock);

@@ -9,7 +9,7 @@
 #include <catch2/catch_test_macros.hpp>
 
 #include <csignal>
-#include <memory>
+#include <thread>
 
 namespace
 {
@@ -138,4 +138,56 @@ TEST_CASE("hog signal: one that a handler from between two runs passes on goes t
     CHECK(chained_came == 2);
     CHECK(first_came == 2);
     sigaction(SIGUSR2, &before, nullptr);
+}
+
+TEST_CASE("hog signal: one that another run's channel gives up goes to the handler from before")
+{
+    wh_options without = with_signal(SIGUSR1);
+    without.hog_signal = -1;
+    struct sigaction action = {}, before = {};
+    StderrKept err;
+    first_came = 0;
+    action.sa_handler = first;
+    REQUIRE(sigaction(SIGUSR1, &action, &before) == 0);
+    for (int round = 1; round <= 4; round++) { /* the watchdog's handler is there from the first */
+        INFO("round " << round);
+        std::atomic<bool> runs{false}, stopped{false};
+        std::thread hogs;
+        in_run(
+            [&] {
+                WH_CHAN(int) ch = wh_chan_create(int, 1);
+                CHECK(wh_signal_notify(ch, SIGUSR1) == 0);
+                hogs = std::thread([&] {
+                    const wh_options options = with_signal(SIGUSR1);
+                    in_run(
+                        [&] {
+                            runs = true;
+                            until([&] { return stopped.load(); });
+                            CHECK(hog_until_found());
+                        },
+                        &options);
+                });
+                until([&] { return runs.load(); });
+                raise(SIGUSR1);
+                int number = 0;
+                const int rc = wh_chan_recv(ch, &number);
+                CHECK(rc == 1);
+                CHECK(first_came == 2 * (round - 1));
+                if (round % 2 == 0) {
+                    stopped = true; /* the watchdog goes first */
+                    hogs.join();
+                }
+                wh_signal_stop(ch);
+                wh_chan_unref(ch);
+                raise(SIGUSR1);
+                CHECK(first_came == 2 * round - 1);
+                stopped = true;
+            },
+            &without);
+        if (hogs.joinable())
+            hogs.join();
+        raise(SIGUSR1);
+        CHECK(first_came == 2 * round);
+    }
+    sigaction(SIGUSR1, &before, nullptr);
 }
