@@ -137,13 +137,17 @@ static bool known[_NSIG];     /* at_first is; the same mutex */
 static unsigned users[_NSIG]; /* runs with a watchdog that sends it; the same mutex */
 static pthread_mutex_t install_mutex = PTHREAD_MUTEX_INITIALIZER;
 
-bool watchdog_has_signal_lock(int number)
+void watchdog_signals_lock(void)
 {
     pthread_mutex_lock(&install_mutex);
+}
+
+bool watchdog_has_signal(int number)
+{
     return users[number];
 }
 
-void watchdog_signal_unlock(void)
+void watchdog_signals_unlock(void)
 {
     pthread_mutex_unlock(&install_mutex);
 }

@@ -339,12 +339,13 @@ void watchdog_signal_block(struct worker *w);
 void watchdog_start(struct run *run);
 void watchdog_end(struct run *run);
 
-/* Whether the signal is the watchdog's of any run in the process. Until the unlock none becomes
- * one, and none ceases to be one. */
-bool watchdog_has_signal_lock(int number);
-void watchdog_signal_unlock(void);
+/* Under the lock: whether the signal is the watchdog's of any run in the process. Until the unlock
+ * none becomes one, and none ceases to be one. */
+void watchdog_signals_lock(void);
+bool watchdog_has_signal(int number);
+void watchdog_signals_unlock(void);
 
-/* Before the unlock: the handler that the watchdog may pass the signal on to is gone, and `before`
+/* Under the same: the handler that the watchdog may pass the signal on to is gone, and `before`
  * is what it had found. */
 void watchdog_signal_put_back(int number, void (*gone)(int), const struct sigaction *before);
 

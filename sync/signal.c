@@ -101,26 +101,27 @@ static void on_signal(int number)
     errno = saved_errno;
 }
 
-/* One run more, or less, wants the signal. */
-static int action_want(int number)
+/* Why the signal cannot be had, or 0. */
+static int action_refused(int number)
 {
-    int rc = 0;
-    pthread_mutex_lock(&lock);
-    if (watchdog_has_signal_lock(number)) {
-        rc = -EINVAL;
-    } else if (!actions[number - 1].runs) {
-        struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART | SA_ONSTACK};
-        sigfillset(&action.sa_mask);
-        if (sigaction(number, &action, &actions[number - 1].before) < 0)
-            rc = -errno;
-    }
-    if (rc == 0)
-        actions[number - 1].runs++;
-    watchdog_signal_unlock();
-    pthread_mutex_unlock(&lock);
-    return rc;
+    struct sigaction now;
+    if (watchdog_has_signal(number))
+        return -EINVAL;
+    return sigaction(number, NULL, &now) < 0 ? -errno : 0;
 }
 
+/* One run more wants the signal. */
+static void action_want(int number)
+{
+    if (actions[number - 1].runs++)
+        return;
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART | SA_ONSTACK};
+    sigfillset(&action.sa_mask);
+    int rc = sigaction(number, &action, &actions[number - 1].before);
+    wh_assert(rc == 0);
+}
+
+/* One less. */
 static void action_unwant(int number)
 {
     pthread_mutex_lock(&lock);
@@ -128,10 +129,11 @@ static void action_unwant(int number)
     if (--actions[number - 1].runs == 0) {
         const struct sigaction *before = &actions[number - 1].before;
         /* A watchdog that has come meanwhile stays in front, and passes on. */
-        if (!watchdog_has_signal_lock(number))
+        watchdog_signals_lock();
+        if (!watchdog_has_signal(number))
             sigaction(number, before, NULL);
         watchdog_signal_put_back(number, on_signal, before);
-        watchdog_signal_unlock();
+        watchdog_signals_unlock();
     }
     pthread_mutex_unlock(&lock);
 }
@@ -163,6 +165,27 @@ static void slot_want(struct slot *slot, uint64_t wanted)
 {
     /* seq_cst: pairs with the load of wanted in on_signal(), which then sees fd */
     __atomic_store_n(&slot->wanted, wanted, __ATOMIC_SEQ_CST);
+}
+
+/* The slot's run wants these, too; all of them or none. `wanted` is what it wants then: the slot
+ * says so before the first handler is there, or a signal that comes at once would be lost; and no
+ * handler is there before it is known that all can be. */
+static int slot_want_more(struct slot *slot, uint64_t more, uint64_t wanted)
+{
+    int rc = 0;
+    pthread_mutex_lock(&lock);
+    watchdog_signals_lock();
+    for (int number = 1; number <= NUMBERS && rc == 0; number++)
+        if (more & bit_of(number))
+            rc = action_refused(number);
+    if (rc == 0)
+        slot_want(slot, wanted);
+    for (int number = 1; number <= NUMBERS && rc == 0; number++)
+        if (more & bit_of(number))
+            action_want(number);
+    watchdog_signals_unlock();
+    pthread_mutex_unlock(&lock);
+    return rc;
 }
 
 static void slot_leave(struct slot *slot)
@@ -355,24 +378,11 @@ static int add(struct signals *signals, wh_chan *ch, uint64_t numbers)
     struct wish *wish = wish_of(signals, ch);
     if (!wish)
         return -ENOMEM;
-    const uint64_t before = wish->numbers;
-    int rc = 0;
-    for (int number = 1; number <= NUMBERS && rc == 0; number++) {
-        if (!(numbers & bit_of(number)))
-            continue;
-        if (!(all_wishes(signals) & bit_of(number)))
-            rc = action_want(number);
-        if (rc == 0)
-            wish->numbers |= bit_of(number);
-    }
-    if (rc == 0) {
-        wishes_changed(signals, 0);
-        return 0;
-    }
-    uint64_t added = wish->numbers & ~before;
-    wish->numbers = before;
-    wishes_changed(signals, added);
-    if (!before)
+    const uint64_t wanted = all_wishes(signals);
+    int rc = slot_want_more(signals->slot, numbers & ~wanted, numbers | wanted);
+    if (rc == 0)
+        wish->numbers |= numbers;
+    else if (!wish->numbers)
         wish_drop(signals, wish_at(signals, ch));
     return rc;
 }
