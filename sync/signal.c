@@ -31,6 +31,7 @@
 
 #include <whorl/io.h>
 #include <whorl/signal.h>
+#include <whorl/time.h>
 
 #include <errno.h>
 #include <pthread.h>
@@ -38,6 +39,8 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
+
+#define READ_AGAIN_NS (10 * WH_MILLISECOND)
 
 enum { RUNS_MAX = 64, NUMBERS = 64 };
 
@@ -273,10 +276,20 @@ static void signals_over(struct run_hook *hook)
     take_down(signals);
 }
 
-static void read_signals(struct signals *signals, struct run *run)
+/* Waits until something may be pending. Returns false when it is time to go: cancelled, or whoever
+ * has closed the descriptor. */
+static bool signals_await(const struct slot *slot)
 {
     uint64_t count;
-    while (wh_read(signals->slot->fd, &count, sizeof count) > 0) {
+    ssize_t n = wh_read(slot->fd, &count, sizeof count);
+    if (unlikely(n < 0 && n != -ECANCELED && n != -EBADF))
+        n = wh_sleep(READ_AGAIN_NS); /* without memory, for a while */
+    return n >= 0;
+}
+
+static void read_signals(struct signals *signals, struct run *run)
+{
+    while (signals_await(signals->slot)) {
         INSIDE(self, "wh_signal_notify");
         (void)self;
         pthread_mutex_lock(&wishes_lock);
@@ -408,6 +421,8 @@ int wh_signal_notify_(wh_chan *ch, const int *numbers, int count)
     INSIDE(self, "wh_signal_notify");
     if (unlikely(!ch))
         coro_misuse(self, "wh_signal_notify", "asks for signals on a NULL channel");
+    if (unlikely(count == 0))
+        return -EINVAL;
     uint64_t asked = 0;
     for (int i = 0; i < count; i++) {
         if (!can_be_asked_for(numbers[i]))
