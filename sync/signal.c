@@ -268,10 +268,13 @@ static void signals_over(struct run_hook *hook)
 {
     struct signals *signals = container_of(hook, struct signals, hook);
     for (struct wish *wish = signals->wishes; wish; wish = wish->next) {
-        /* Who waits there was abandoned, too, and is no reason to keep it. */
+        /* Who waits there was abandoned, too, and is no reason to keep it. A thread that is no
+         * worker may still be sending. */
+        lock_take(&wish->ch->lock);
         list_init(&wish->ch->receivers);
         list_init(&wish->ch->senders);
         wish->ch->waiting = 0;
+        lock_give(&wish->ch->lock);
     }
     take_down(signals);
 }
