@@ -555,7 +555,7 @@ void coro_return_stack(struct worker *w)
 COLD static void await_asked(wh_coro *self)
 {
     while (__atomic_load_n(&self->handle, __ATOMIC_RELAXED) & HANDLE_ASKED) {
-        budget_set(self->worker, 0); /* the loop takes the inbox */
+        budget_drop(self->worker); /* the loop takes the inbox */
         yield(self);
     }
 }

@@ -392,12 +392,14 @@ void run_name_left(const struct run *run)
 
 static void budget_adapt(struct worker *w, int64_t took_ns)
 {
-    int32_t used = w->budget_given - w->budget;
+    int32_t used = budget_used(w);
     __atomic_store_n(&w->switches, w->switches + (uint64_t)used, __ATOMIC_RELAXED);
     if (took_ns > TURN_LONG_NS && w->budget_full > BUDGET_MIN)
         w->budget_full /= 2;
     else if (took_ns < TURN_SHORT_NS && used >= w->budget_given && w->budget_full < BUDGET_MAX)
         w->budget_full *= 2;
+    w->budget_given = w->budget; /* counted */
+    w->budget_dropped = 0;
 }
 
 /* The turn's part that only workers of several have: what others want of this one, and work that

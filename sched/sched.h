@@ -273,6 +273,21 @@ static inline void budget_set(struct worker *w, int32_t switches)
     __atomic_store_n(&w->budget, switches, __ATOMIC_RELAXED);
 }
 
+/* Switches since the budget was given, or since they were counted. */
+static inline int32_t budget_used(const struct worker *w)
+{
+    return w->budget_given - w->budget - w->budget_dropped;
+}
+
+/* The loop is next: what is left is not used. */
+static inline void budget_drop(struct worker *w)
+{
+    if (w->budget > 0) {
+        w->budget_dropped += w->budget;
+        budget_set(w, 0);
+    }
+}
+
 /* Another one after each switch. For any thread. */
 static inline uint64_t worker_progress(const struct worker *w)
 {

@@ -112,7 +112,7 @@ int wh_checkpoint_(void)
         return 0;
     wh_coro *self = enter("wh_checkpoint");
     checkpoint_unask(w);
-    budget_set(w, 0); /* the loop is next: what it brings is what others wait for */
+    budget_drop(w); /* what the loop brings is what others wait for */
     yield(self);
     return leave(self, ended_exactly(self));
 }

@@ -545,7 +545,7 @@ bool run_end(struct run *run, int result)
     }
     lock_give(&run->lock);
     if (worker_tls)
-        budget_set(worker_tls, 0); /* the loop is next: it ends the rest */
+        budget_drop(worker_tls); /* the loop ends the rest */
     workers_wake(run);
     return first;
 }

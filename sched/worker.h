@@ -182,12 +182,13 @@ struct worker {
     bool migrants; /* coroutines with leave to migrate have been started here; atomic */
 
     /* The loop's own. */
-    bool searches;        /* counted in run->searching */
-    int32_t budget_full;  /* adapted: about a fifth of a millisecond of switches */
-    int32_t budget_given; /* at the last turn */
-    int64_t spin_ns;      /* longest spin; 0: never */
-    int32_t idle_batch;   /* moving average of how many completions ended an idle time */
-    int64_t idle_ns;      /* moving average of how long it was idle */
+    bool searches;          /* counted in run->searching */
+    int32_t budget_full;    /* adapted: about a fifth of a millisecond of switches */
+    int32_t budget_given;   /* at the last turn */
+    int32_t budget_dropped; /* of that, without a switch */
+    int64_t spin_ns;        /* longest spin; 0: never */
+    int32_t idle_batch;     /* moving average of how many completions ended an idle time */
+    int64_t idle_ns;        /* moving average of how long it was idle */
     int64_t tidy_at_ns;
     unsigned tidy_round;   /* of housekeeping, since a coroutine ran or one found something to do */
     int64_t tidy_slice_ns; /* the next slice, if busy */

@@ -659,6 +659,25 @@ TEST_CASE("checkpoint: lets others run also between calls that do not wait")
     CHECK(gap_ns < 30 * WH_MILLISECOND);
 }
 
+TEST_CASE("checkpoint: counts as the one switch that it is")
+{
+    const wh_options options = one_worker();
+    in_run(
+        [] {
+            wh_stats before, now;
+            int refused = 0;
+            wh_yield();
+            wh_stats_get(&before);
+            do {
+                refused += wh_checkpoint() != 0;
+                wh_stats_get(&now);
+            } while (now.loop_turns < before.loop_turns + 5);
+            CHECK(refused == 0);
+            CHECK(now.switches - before.switches <= 2 * 5);
+        },
+        &options);
+}
+
 TEST_CASE("checkpoint: a deadline ends it, too")
 {
     wh_options options = one_worker();
