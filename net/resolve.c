@@ -70,7 +70,7 @@ enum {
 
 /* Of all runs. There are as many as names that are being looked up, which is few. */
 static struct list flights = {&flights, &flights};
-static uint8_t flights_lock;
+static uint8_t flights_lock; /* who takes it is in the runtime: see assert_inside() */
 
 /* ---- Keys ---- */
 
@@ -152,6 +152,7 @@ static void flight_free(struct flight *flight)
 static void flight_abandoned(struct run_hook *hook)
 {
     struct flight *flight = container_of(hook, struct flight, hook);
+    assert_inside();
     lock_take(&flights_lock);
     list_remove(&flight->link);
     lock_give(&flights_lock);
@@ -169,14 +170,15 @@ static void hook_add(struct flight *flight)
 /* One side is done with it. */
 static void side_leave(struct flight *flight)
 {
+    INSIDE(self, "wh_resolve");
+    (void)self;
+    assert_inside();
     lock_take(&flights_lock);
     wh_assert(flight->sides > 0);
     bool last = --flight->sides == 0;
     lock_give(&flights_lock);
     if (!last)
         return;
-    INSIDE(self, "wh_resolve");
-    (void)self;
     run_hook_remove(&flight->hook);
     flight_free(flight);
 }
@@ -184,6 +186,9 @@ static void side_leave(struct flight *flight)
 /* Nobody finds it any more. */
 static void flight_end(struct flight *flight, int error)
 {
+    INSIDE(self, "wh_resolve");
+    (void)self;
+    assert_inside();
     lock_take(&flights_lock);
     list_remove(&flight->link);
     lock_give(&flights_lock);
@@ -272,13 +277,13 @@ static struct flight *flight_create(const struct question *q, struct run *run)
     return flight;
 }
 
-/* Becomes a caller of the flight that is under way, or of a new one. */
-static int flight_join(const struct question *q, struct flight **ret_flight)
+/* One more caller of the flight that is under way with the same key; NULL: there was none, and this
+ * is one now. */
+static struct flight *flight_share(struct flight *flight)
 {
-    struct run *run = self_or_panic("wh_resolve")->worker->run;
-    struct flight *flight = flight_create(q, run);
-    if (!flight)
-        return -ENOMEM;
+    INSIDE(self, "wh_resolve");
+    (void)self;
+    assert_inside();
     lock_take(&flights_lock);
     struct flight *found = flight_find(flight);
     if (found) {
@@ -289,6 +294,17 @@ static int flight_join(const struct question *q, struct flight **ret_flight)
         list_push_back(&flights, &flight->link);
     }
     lock_give(&flights_lock);
+    return found;
+}
+
+/* Becomes a caller of the flight that is under way, or of a new one. */
+static int flight_join(const struct question *q, struct flight **ret_flight)
+{
+    struct run *run = self_or_panic("wh_resolve")->worker->run;
+    struct flight *flight = flight_create(q, run);
+    if (!flight)
+        return -ENOMEM;
+    struct flight *found = flight_share(flight);
     if (found) {
         mem_free(flight);
         *ret_flight = found;
@@ -306,6 +322,9 @@ static int flight_join(const struct question *q, struct flight **ret_flight)
 
 static void flight_leave(struct flight *flight)
 {
+    INSIDE(self, "wh_resolve");
+    (void)self;
+    assert_inside();
     lock_take(&flights_lock);
     bool last = --flight->callers == 0;
     if (last)

@@ -149,7 +149,10 @@ bool splice_begin(struct splicer *splicer, int fd)
         getsockopt(fd, SOL_SOCKET, SO_COOKIE, &splicer->file, &file_len) < 0 || !splicer->file)
         return false;
 
+    INSIDE_ANYWHERE(self, "wh_copy"); /* nothing interrupts who has the lock */
+    (void)self;
     struct splicers *list = splicers_of(splicer);
+    assert_inside();
     lock_take(&list->lock);
     const struct splicer *other = with_same_file(list, splicer->file);
     int flags = fcntl(fd, F_GETFL);
@@ -167,7 +170,10 @@ void splice_end(struct splicer *splicer)
 {
     if (!splicer->file)
         return;
+    INSIDE_ANYWHERE(self, "wh_copy"); /* nothing interrupts who has the lock */
+    (void)self;
     struct splicers *list = splicers_of(splicer);
+    assert_inside();
     lock_take(&list->lock);
     struct splicer **at = &list->first;
     while (*at != splicer)

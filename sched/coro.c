@@ -324,7 +324,7 @@ static int start_with(wh_coro *self, struct wh_site *site, wh_coro **ret_coro,
     prepare(w, coro, site, 0, ret_coro ? 0 : HANDLE_DETACHED, self, fn, words);
     if (options->migrate) {
         coro->flags |= CORO_MIGRATES;
-        w->migrants = true;
+        __atomic_store_n(&w->migrants, true, __ATOMIC_RELAXED);
     }
     if (options->worker) {
         coro->flags &= (uint8_t)~CORO_MIGRATES;
@@ -555,7 +555,7 @@ void coro_return_stack(struct worker *w)
 COLD static void await_asked(wh_coro *self)
 {
     while (__atomic_load_n(&self->handle, __ATOMIC_RELAXED) & HANDLE_ASKED) {
-        budget_set(self->worker, 0); /* the loop takes the inbox */
+        budget_drop(self->worker); /* the loop takes the inbox */
         yield(self);
     }
 }

@@ -395,12 +395,14 @@ void run_name_left(const struct run *run)
 
 static void budget_adapt(struct worker *w, int64_t took_ns)
 {
-    int32_t used = w->budget_given - w->budget;
+    int32_t used = budget_used(w);
     __atomic_store_n(&w->switches, w->switches + (uint64_t)used, __ATOMIC_RELAXED);
     if (took_ns > TURN_LONG_NS && w->budget_full > BUDGET_MIN)
         w->budget_full /= 2;
     else if (took_ns < TURN_SHORT_NS && used >= w->budget_given && w->budget_full < BUDGET_MAX)
         w->budget_full *= 2;
+    w->budget_given = w->budget; /* counted */
+    w->budget_dropped = 0;
 }
 
 /* The turn's part that only workers of several have: what others want of this one, and work that
@@ -456,10 +458,6 @@ void loop_drive(struct worker *w)
         if (!list_empty(&w->sweeps))
             ctx_sweep(w);
     }
-    if (!list_empty(&w->expired) || !list_empty(&w->sweeps) || !barren(w))
-        __atomic_store_n(&w->watched.bare, false, __ATOMIC_RELAXED);
-    else
-        __atomic_store_n(&w->watched.bare, true, __ATOMIC_RELAXED);
     worker_publish(w);
 }
 
@@ -469,7 +467,6 @@ void loop_run(struct worker *w)
     w->now_ns = clock_sync(&w->clock);
     w->tidy_at_ns = w->now_ns + TIDY_PERIOD_NS;
     while (!over(w)) {
-        __atomic_store_n(&w->turns, w->turns + 1, __ATOMIC_RELAXED);
         struct op_list done = {NULL, NULL};
         if (unlikely(w->shared))
             share_work(w);

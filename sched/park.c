@@ -158,6 +158,9 @@ void run_ready(struct worker *w)
     state_set(&w->loop, CORO_READY);
     w->budget_given = w->budget_full;
     budget_set(w, w->budget_full);
+    /* After the budget, so that a turn never shows what the one before has left of its own.
+     * release: pairs with the acquire in worker_progress() */
+    __atomic_store_n(&w->turns, w->turns + 1, __ATOMIC_RELEASE);
     w->calls_left = CALLS_A_TURN;
     w->turn_ns = list_empty(&w->sweeps) ? w->now_ns : INT64_MAX;
     switch_to(w, &w->loop, next);

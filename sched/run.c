@@ -681,7 +681,7 @@ void worker_figures(struct worker *w, wh_stats *ret_stats)
     *ret_stats = (wh_stats){
         .coros_started = w->started,
         .coros_ended = w->ended,
-        .switches = w->switches + (uint64_t)(w->budget_given - w->budget),
+        .switches = w->switches + (uint64_t)budget_used(w),
         .workers = 1,
         .steals = w->steals,
         .coros_stolen = w->stolen,

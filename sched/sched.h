@@ -273,11 +273,28 @@ static inline void budget_set(struct worker *w, int32_t switches)
     __atomic_store_n(&w->budget, switches, __ATOMIC_RELAXED);
 }
 
+/* Switches since the budget was given, or since they were counted. */
+static inline int32_t budget_used(const struct worker *w)
+{
+    return w->budget_given - w->budget - w->budget_dropped;
+}
+
+/* The loop is next: what is left is not used. */
+static inline void budget_drop(struct worker *w)
+{
+    if (w->budget > 0) {
+        w->budget_dropped += w->budget;
+        budget_set(w, 0);
+    }
+}
+
 /* Another one after each switch. For any thread. */
 static inline uint64_t worker_progress(const struct worker *w)
 {
-    return __atomic_load_n(&w->turns, __ATOMIC_RELAXED) << 32 |
-           (uint32_t)__atomic_load_n(&w->budget, __ATOMIC_RELAXED);
+    /* acquire: pairs with the release in run_ready(): the budget is this turn's, or a later one's
+     */
+    uint64_t turns = __atomic_load_n(&w->turns, __ATOMIC_ACQUIRE);
+    return turns << 32 | (uint32_t)__atomic_load_n(&w->budget, __ATOMIC_RELAXED);
 }
 
 /* Whether this is in the watchdog's signal handler: the user's code may be anywhere, in malloc()

@@ -12,8 +12,10 @@
  *        wakes up        IN_RUNTIME (exchange)    the same at the tick after, and IN_USER: a hog
  *
  * Turns of the loop and the budget that is left in one are never the same after a switch as before
- * it: the progress is the same only of a worker that has been with one coroutine all the time. That
- * may have made calls, which did not park. A hog has run for 2 to 3 ticks when it is found. A
+ * it: the progress is the same only of a worker that has been with one coroutine all the time. A
+ * turn is counted when its budget is given, after the sleep: what is noted of a worker that sleeps
+ * is what the turn before has left, and nobody runs with that any more. The coroutine may have made
+ * calls, which did not park. A hog has run for 2 to 3 ticks when it is found. A
  * coroutine that is IN_RUNTIME at every tick is in a call that takes long (a splice), and no hog.
  *
  * Then the signal. Its handler (on the worker's own thread: only that one may enter its ring) goes
@@ -26,13 +28,20 @@
  * threads that are not interrupted by it. It does what the loop would have done (loop_drive()),
  * gives what may run elsewhere from the run queue away (work_spread()), and answers:
  *
- *      watchdog: hog = n; hogged; pthread_sigqueue       handler: not with our mark: passed on
+ *      watchdog: hog = n; hogged; sent;                  handler: not with our mark: passed on
+ *                pthread_sigqueue                                 not sent any more
  *      watchdog: answered == n (acquire): reads who,              not as above, not hogged: an old
  *                frame, reports it                                one, nothing; who, frame;
  *                                                                 answered = n (release); sem_post
  *
+ * While one is on its way (`sent`) there is no second one: a thread that has it blocked would
+ * gather as many as there are ticks, if it is a real-time signal.
+ *
  * `hogged` is taken back before another progress is noted (release, acquire), so a signal that
  * comes late does not go on with what it knew of an earlier hog.
+ *
+ * The signal comes again at each tick, whatever the handler has found: the hog itself may bring
+ * work by calls that do not wait (a start, a timer, a cancel), and does not have to say so.
  *
  * A run with one worker is alone as long as it can be (sched.h): the handler turns it into a shared
  * one when there are coroutines that may run elsewhere, and otherwise only says who the hog is.
@@ -103,41 +112,85 @@ int wh_checkpoint_(void)
         return 0;
     wh_coro *self = enter("wh_checkpoint");
     checkpoint_unask(w);
-    budget_set(w, 0); /* the loop is next: what it brings is what others wait for */
+    budget_drop(w); /* what the loop brings is what others wait for */
     yield(self);
     return leave(self, ended_exactly(self));
 }
 
 /* ---- The signal ---- */
 
-/* Of each signal that has been ours: the handler before. Under the mutex; the handler reads. */
-static struct sigaction earlier[_NSIG];
+typedef void with_info(int number, siginfo_t *info, void *context);
+
+/* What a program has installed. Any thread, atomic; changed under the mutex, so that the handler
+ * finds either the one or the other in between. */
+struct action {
+    with_info *with_info; /* or NULL, and then: */
+    void (*plain)(int);
+};
+
+/* Of each signal that has been ours: what was there before us, and what a later run has found in
+ * our place, or the same. The latter may have kept on_signal() as what was there before it and
+ * pass on to it in turn. */
+static struct action at_first[_NSIG], at_last[_NSIG];
+static __thread bool passes_on __attribute__((tls_model("initial-exec")));
+static bool known[_NSIG];     /* at_first is; the same mutex */
 static unsigned users[_NSIG]; /* runs with a watchdog that sends it; the same mutex */
 static pthread_mutex_t install_mutex = PTHREAD_MUTEX_INITIALIZER;
 
-bool watchdog_has_signal_lock(int number)
+void watchdog_signals_lock(void)
 {
     pthread_mutex_lock(&install_mutex);
+}
+
+bool watchdog_has_signal(int number)
+{
     return users[number];
 }
 
-void watchdog_signal_unlock(void)
+void watchdog_signals_unlock(void)
 {
     pthread_mutex_unlock(&install_mutex);
 }
 
-static void pass_on(int number, siginfo_t *info, void *context)
+static struct action action_of(const struct sigaction *action)
 {
-    const struct sigaction *action = &earlier[number];
-    if (action->sa_flags & SA_SIGINFO) {
-        action->sa_sigaction(number, info, context);
-    } else if (action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN) {
-        action->sa_handler(number);
-    } else if (action->sa_handler == SIG_DFL && number != SIGURG && number != SIGCHLD &&
-               number != SIGWINCH && number != SIGCONT) {
-        sigaction(number, action, NULL); /* the default action, which is not to ignore it */
+    if (action->sa_flags & SA_SIGINFO)
+        return (struct action){.with_info = action->sa_sigaction};
+    return (struct action){.plain = action->sa_handler};
+}
+
+static void action_set(struct action *action, struct action to)
+{
+    if (!to.with_info)
+        __atomic_store_n(&action->plain, to.plain, __ATOMIC_RELAXED);
+    /* release: pairs with the acquire in action_call() */
+    __atomic_store_n(&action->with_info, to.with_info, __ATOMIC_RELEASE);
+}
+
+static void action_call(const struct action *action, int number, siginfo_t *info, void *context)
+{
+    /* acquire: pairs with the release in action_set() */
+    with_info *call = __atomic_load_n(&action->with_info, __ATOMIC_ACQUIRE);
+    void (*plain)(int) = __atomic_load_n(&action->plain, __ATOMIC_RELAXED);
+    if (call) {
+        call(number, info, context);
+    } else if (plain != SIG_DFL && plain != SIG_IGN) {
+        plain(number);
+    } else if (plain == SIG_DFL && number != SIGURG && number != SIGCHLD && number != SIGWINCH &&
+               number != SIGCONT) {
+        const struct sigaction by_default = {.sa_handler = SIG_DFL};
+        sigaction(number, &by_default, NULL); /* which is not to ignore it */
         raise(number);
     }
+}
+
+/* Calls who was found in our place, and if that one passes on to us, who was there before. */
+static void pass_on(int number, siginfo_t *info, void *context)
+{
+    bool again = passes_on;
+    passes_on = true;
+    action_call(again ? &at_first[number] : &at_last[number], number, info, context);
+    passes_on = again;
 }
 
 void *interrupted_at(const void *context)
@@ -167,6 +220,14 @@ static void describe(struct worker *w, const void *context)
             (size_t)watched->frames * sizeof *watched->frame);
 }
 
+/* Whether what the worker's loop would do now can be of use to any but the hog: not if all others
+ * are bound to a worker that is alone. */
+static bool drives_for_others(const struct worker *w)
+{
+    return __atomic_load_n(&w->shared, __ATOMIC_RELAXED) ||
+           __atomic_load_n(&w->migrants, __ATOMIC_RELAXED);
+}
+
 /* The worker's thread has been interrupted in the user's code. */
 static void look_after(struct worker *w, const void *context)
 {
@@ -174,13 +235,11 @@ static void look_after(struct worker *w, const void *context)
     /* acquire: pairs with the release in hog_begins() */
     uint32_t hog = __atomic_load_n(&watched->hog, __ATOMIC_ACQUIRE);
     bool first = __atomic_load_n(&watched->answered, __ATOMIC_RELAXED) != hog;
-    bool drives = w->shared || w->migrants;
-    __atomic_store_n(&watched->drives, drives, __ATOMIC_RELAXED);
+    bool drives = drives_for_others(w);
     where_set(w, IN_HANDLER);
     if (first) {
         describe(w, context);
         watched->walked = NULL;
-        __atomic_store_n(&watched->bare, true, __ATOMIC_RELAXED);
     }
     if (drives) {
         run_share(w);
@@ -201,9 +260,16 @@ static void look_after(struct worker *w, const void *context)
 /* What is sent along with the watchdog's signals. */
 static char mark;
 
-static bool is_ours(const siginfo_t *info)
+/* Whether the signal, which this thread takes now, is the watchdog's, of which none is on its way
+ * any more then. A user may have no room for queued signals left (RLIMIT_SIGPENDING): below
+ * SIGRTMIN the kernel then leaves out what was sent along, and who has sent it. */
+static bool take_ours(struct worker *w, const siginfo_t *info)
 {
-    return info->si_code == SI_QUEUE && info->si_value.sival_ptr == &mark;
+    bool marked = info->si_code == SI_QUEUE && info->si_value.sival_ptr == &mark;
+    bool bare = info->si_code == SI_USER && !info->si_pid && !info->si_uid;
+    bool sent =
+        (marked || bare) && w && __atomic_exchange_n(&w->watched.sent, false, __ATOMIC_RELAXED);
+    return marked || sent;
 }
 
 /* Whether the worker, whose thread this is, is where the watchdog has seen it. */
@@ -219,11 +285,16 @@ static void on_signal(int number, siginfo_t *info, void *context)
 {
     int saved_errno = errno;
     struct worker *w = worker_tls;
-    if (!is_ours(info))
+    if (!take_ours(w, info))
         pass_on(number, info, context);
     else if (w && is_hogged(w))
         look_after(w, context);
     errno = saved_errno;
+}
+
+static bool is_on_signal(const struct sigaction *action)
+{
+    return action->sa_flags & SA_SIGINFO && action->sa_sigaction == on_signal;
 }
 
 static int install(int number)
@@ -242,13 +313,26 @@ static int install(int number)
     pthread_mutex_lock(&install_mutex);
     if (sigaction(number, NULL, &now) < 0)
         rc = -errno;
-    else if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_signal) {
-        earlier[number] = now; /* the program's, maybe since an earlier run */
+    else if (!is_on_signal(&now)) {
+        if (!known[number])
+            action_set(&at_first[number], action_of(&now));
+        known[number] = true;
+        action_set(&at_last[number], action_of(&now));
         rc = sigaction(number, &action, NULL) < 0 ? -errno : 0;
     }
     users[number] += rc == 0;
     pthread_mutex_unlock(&install_mutex);
     return rc;
+}
+
+void watchdog_signal_put_back(int number, void (*gone)(int), const struct sigaction *before)
+{
+    /* Who found us there was found by us, too, by a later run. */
+    struct action to = is_on_signal(before) ? at_first[number] : action_of(before);
+    struct action *both[] = {&at_first[number], &at_last[number]};
+    for (int i = 0; i < 2; i++)
+        if (!both[i]->with_info && both[i]->plain == gone)
+            action_set(both[i], to);
 }
 
 /* The handler stays: it passes on what comes late. */
@@ -286,7 +370,7 @@ void watchdog_signal_block(struct worker *w)
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     /* One of ours that is still on its way must not find somebody else's handler. */
     while (sigtimedwait(&set, &info, &now) > 0)
-        if (!is_ours(&info))
+        if (!take_ours(w, &info))
             pass_on(info.si_signo, &info, NULL);
     if (!w->signal_was_blocked)
         pthread_sigmask(SIG_UNBLOCK, &set, NULL);
@@ -351,16 +435,16 @@ static void hog_begins(struct run *run, struct worker *w)
     __atomic_store_n(&watched->hogged, true, __ATOMIC_RELEASE);
 }
 
-/* Has the handler look after the worker, if there may be something to do. */
+/* Has the handler look after the worker: at each tick, whatever it has found before, because the
+ * hog itself may start a timer, a coroutine or the end of a context by calls that do not wait. */
 static void signal_hog(const struct run *run, struct worker *w)
 {
-    struct watched *watched = &w->watched;
-    bool may_come = !__atomic_load_n(&watched->bare, __ATOMIC_RELAXED) || !inbox_empty(&w->inbox) ||
-                    __atomic_load_n(&run->ending, __ATOMIC_RELAXED);
-    bool needed =
-        !answered(watched) || (__atomic_load_n(&watched->drives, __ATOMIC_RELAXED) && may_come);
-    if (needed && run->watchdog.signal)
-        (void)pthread_sigqueue(w->thread, run->watchdog.signal, (union sigval){.sival_ptr = &mark});
+    bool needed = !answered(&w->watched) || drives_for_others(w);
+    if (!needed || !run->watchdog.signal || __atomic_load_n(&w->watched.sent, __ATOMIC_RELAXED))
+        return;
+    __atomic_store_n(&w->watched.sent, true, __ATOMIC_RELAXED);
+    if (pthread_sigqueue(w->thread, run->watchdog.signal, (union sigval){.sival_ptr = &mark}) != 0)
+        __atomic_store_n(&w->watched.sent, false, __ATOMIC_RELAXED); /* no room for it */
 }
 
 static int64_t thread_cpu_ns(const struct worker *w)

@@ -438,7 +438,8 @@ static bool lie_down(struct worker *w, bool barren)
     bool searched = w->searches;
     search_end(w, false);
     uint8_t state = barren ? ASLEEP_BARREN : ASLEEP;
-    if (unlikely(!worker_works(w))) {
+    bool works = worker_works(w);
+    if (unlikely(!works)) {
         state |= ASLEEP_SPARE;
     } else {
         /* seq_cst: pairs with the addition in work_announce() */
@@ -446,7 +447,8 @@ static bool lie_down(struct worker *w, bool barren)
     }
     /* seq_cst: pairs with the load in worker_notify() */
     __atomic_exchange_n(&w->sleep, state, __ATOMIC_SEQ_CST);
-    if (!called_for(w))
+    /* A spare one may have come to take work since it was asked, and would not be counted. */
+    if (!called_for(w) && likely(worker_works(w) == works))
         return true;
     worker_awake(w);
     /* Others have relied on the search that was given up, and there may be more than this. */
@@ -531,7 +533,7 @@ void run_share(struct worker *w)
     slab_visit(&w->slab, look_from_now_on, NULL);
     list_for_each (link, &w->sweeps)
         w->run->sweeps++;
-    w->shared = true;
+    __atomic_store_n(&w->shared, true, __ATOMIC_RELAXED);
 }
 
 bool run_end(struct run *run, int result)
@@ -545,7 +547,7 @@ bool run_end(struct run *run, int result)
     }
     lock_give(&run->lock);
     if (worker_tls)
-        budget_set(worker_tls, 0); /* the loop is next: it ends the rest */
+        budget_drop(worker_tls); /* the loop ends the rest */
     workers_wake(run);
     return first;
 }

@@ -48,9 +48,8 @@ struct watched {
     uint32_t hog;         /* the number of the hog that is looked at; the same */
     uint32_t answered;    /* the last one that the handler has found; the handler writes it */
     uint8_t hogged;       /* the same; taken back before `progress` changes */
-    uint8_t drives;       /* the handler has something to do for others; it writes it */
-    uint8_t bare;         /* nothing of the worker's own could come; the same */
     uint8_t asked;        /* wh_checkpoint() is to let others run */
+    uint8_t sent;         /* the signal is on its way; the handler takes that back */
     uint64_t bound_coros; /* had to stay behind a hog: a figure */
     /* the handler's, and the watchdog's to read when it has answered */
     wh_coro *walked; /* the last of the run queue that was found to be bound */
@@ -132,7 +131,8 @@ struct worker {
     int32_t calls_left; /* calls that are served at once until others are let run */
     uint8_t epoch;      /* counts housekeeping rounds, modulo 256 */
     uint8_t index;      /* in run->worker */
-    bool shared;        /* others may touch what it touches: see the head of this file */
+    bool shared;        /* others may touch what it touches: see the head of sched.h; atomic: the
+                           watchdog looks */
     bool ending;        /* as far as this worker knows: run->ending */
     uint8_t where;      /* enum where; atomic */
     struct exception_globals *exceptions;
@@ -185,15 +185,16 @@ struct worker {
     bool quiet;    /* it sleeps, or is about to, and no housekeeping is due; atomic */
     struct deque deque;
     struct watched watched;
-    bool migrants; /* coroutines with leave to migrate have been started here */
+    bool migrants; /* coroutines with leave to migrate have been started here; atomic */
 
     /* The loop's own. */
-    bool searches;        /* counted in run->searching */
-    int32_t budget_full;  /* adapted: about a fifth of a millisecond of switches */
-    int32_t budget_given; /* at the last turn */
-    int64_t spin_ns;      /* longest spin; 0: never */
-    int32_t idle_batch;   /* moving average of how many completions ended an idle time */
-    int64_t idle_ns;      /* moving average of how long it was idle */
+    bool searches;          /* counted in run->searching */
+    int32_t budget_full;    /* adapted: about a fifth of a millisecond of switches */
+    int32_t budget_given;   /* at the last turn */
+    int32_t budget_dropped; /* of that, without a switch */
+    int64_t spin_ns;        /* longest spin; 0: never */
+    int32_t idle_batch;     /* moving average of how many completions ended an idle time */
+    int64_t idle_ns;        /* moving average of how long it was idle */
     int64_t tidy_at_ns;
     unsigned tidy_round;   /* of housekeeping, since a coroutine ran or one found something to do */
     int64_t tidy_slice_ns; /* the next slice, if busy */
@@ -201,7 +202,7 @@ struct worker {
     bool tidy_found;
     uint64_t tidy_switches;
     uint64_t switches;
-    uint64_t turns; /* atomic: others look */
+    uint64_t turns; /* in which coroutines ran; atomic: others look */
     uint64_t spins;
     uint64_t spins_paid;
     uint64_t sleeps;
@@ -348,10 +349,15 @@ void *interrupted_at(const void *context);
 void watchdog_start(struct run *run);
 void watchdog_end(struct run *run);
 
-/* Whether the signal is the watchdog's of any run in the process. Until the unlock none becomes
- * one, and none ceases to be one. */
-bool watchdog_has_signal_lock(int number);
-void watchdog_signal_unlock(void);
+/* Under the lock: whether the signal is the watchdog's of any run in the process. Until the unlock
+ * none becomes one, and none ceases to be one. */
+void watchdog_signals_lock(void);
+bool watchdog_has_signal(int number);
+void watchdog_signals_unlock(void);
+
+/* Under the same: the handler that the watchdog may pass the signal on to is gone, and `before`
+ * is what it had found. */
+void watchdog_signal_put_back(int number, void (*gone)(int), const struct sigaction *before);
 
 /* A worker has something to do again. */
 static inline void watchdog_notice(struct run *run)

@@ -73,6 +73,7 @@ static void work(wh_pool *pool)
     object_unlock(shared, &pool->lock);
     if (destroyer)
         wake(destroyer, 0, shared);
+    leave(self, 0); /* what the calls have left, their locals, is the user's to destroy */
 }
 
 /* Workers are started in the background, so that no context of their creator ends them. All are

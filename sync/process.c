@@ -151,7 +151,11 @@ static int reap(wh_process *process)
 static bool has_ended(int pidfd)
 {
     struct pollfd end = {.fd = pidfd, .events = POLLIN};
-    return poll(&end, 1, 0) > 0;
+    int n;
+    do {
+        n = poll(&end, 1, 0);
+    } while (n < 0 && errno == EINTR); /* the watchdog's signal, or the program's */
+    return n > 0;
 }
 
 /* Ends the process, in a shield. */

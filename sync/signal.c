@@ -31,6 +31,7 @@
 
 #include <whorl/io.h>
 #include <whorl/signal.h>
+#include <whorl/time.h>
 
 #include <errno.h>
 #include <pthread.h>
@@ -38,6 +39,8 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
+
+#define READ_AGAIN_NS (10 * WH_MILLISECOND)
 
 enum { RUNS_MAX = 64, NUMBERS = 64 };
 
@@ -101,35 +104,39 @@ static void on_signal(int number)
     errno = saved_errno;
 }
 
-/* One run more, or less, wants the signal. */
-static int action_want(int number)
+/* Why the signal cannot be had, or 0. */
+static int action_refused(int number)
 {
-    int rc = 0;
-    pthread_mutex_lock(&lock);
-    if (watchdog_has_signal_lock(number)) {
-        rc = -EINVAL;
-    } else if (!actions[number - 1].runs) {
-        struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART | SA_ONSTACK};
-        sigfillset(&action.sa_mask);
-        if (sigaction(number, &action, &actions[number - 1].before) < 0)
-            rc = -errno;
-    }
-    if (rc == 0)
-        actions[number - 1].runs++;
-    watchdog_signal_unlock();
-    pthread_mutex_unlock(&lock);
-    return rc;
+    struct sigaction now;
+    if (watchdog_has_signal(number))
+        return -EINVAL;
+    return sigaction(number, NULL, &now) < 0 ? -errno : 0;
 }
 
+/* One run more wants the signal. */
+static void action_want(int number)
+{
+    if (actions[number - 1].runs++)
+        return;
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART | SA_ONSTACK};
+    sigfillset(&action.sa_mask);
+    int rc = sigaction(number, &action, &actions[number - 1].before);
+    wh_assert(rc == 0);
+}
+
+/* One less. */
 static void action_unwant(int number)
 {
     pthread_mutex_lock(&lock);
     wh_assert(actions[number - 1].runs > 0);
-    /* A watchdog that has come meanwhile passes on to on_signal(), which finds no wish. */
     if (--actions[number - 1].runs == 0) {
-        if (!watchdog_has_signal_lock(number))
-            sigaction(number, &actions[number - 1].before, NULL);
-        watchdog_signal_unlock();
+        const struct sigaction *before = &actions[number - 1].before;
+        /* A watchdog that has come meanwhile stays in front, and passes on. */
+        watchdog_signals_lock();
+        if (!watchdog_has_signal(number))
+            sigaction(number, before, NULL);
+        watchdog_signal_put_back(number, on_signal, before);
+        watchdog_signals_unlock();
     }
     pthread_mutex_unlock(&lock);
 }
@@ -161,6 +168,27 @@ static void slot_want(struct slot *slot, uint64_t wanted)
 {
     /* seq_cst: pairs with the load of wanted in on_signal(), which then sees fd */
     __atomic_store_n(&slot->wanted, wanted, __ATOMIC_SEQ_CST);
+}
+
+/* The slot's run wants these, too; all of them or none. `wanted` is what it wants then: the slot
+ * says so before the first handler is there, or a signal that comes at once would be lost; and no
+ * handler is there before it is known that all can be. */
+static int slot_want_more(struct slot *slot, uint64_t more, uint64_t wanted)
+{
+    int rc = 0;
+    pthread_mutex_lock(&lock);
+    watchdog_signals_lock();
+    for (int number = 1; number <= NUMBERS && rc == 0; number++)
+        if (more & bit_of(number))
+            rc = action_refused(number);
+    if (rc == 0)
+        slot_want(slot, wanted);
+    for (int number = 1; number <= NUMBERS && rc == 0; number++)
+        if (more & bit_of(number))
+            action_want(number);
+    watchdog_signals_unlock();
+    pthread_mutex_unlock(&lock);
+    return rc;
 }
 
 static void slot_leave(struct slot *slot)
@@ -240,18 +268,31 @@ static void signals_over(struct run_hook *hook)
 {
     struct signals *signals = container_of(hook, struct signals, hook);
     for (struct wish *wish = signals->wishes; wish; wish = wish->next) {
-        /* Who waits there was abandoned, too, and is no reason to keep it. */
+        /* Who waits there was abandoned, too, and is no reason to keep it. A thread that is no
+         * worker may still be sending. */
+        lock_take(&wish->ch->lock);
         list_init(&wish->ch->receivers);
         list_init(&wish->ch->senders);
         wish->ch->waiting = 0;
+        lock_give(&wish->ch->lock);
     }
     take_down(signals);
 }
 
-static void read_signals(struct signals *signals, struct run *run)
+/* Waits until something may be pending. Returns false when it is time to go: cancelled, or whoever
+ * has closed the descriptor. */
+static bool signals_await(const struct slot *slot)
 {
     uint64_t count;
-    while (wh_read(signals->slot->fd, &count, sizeof count) > 0) {
+    ssize_t n = wh_read(slot->fd, &count, sizeof count);
+    if (unlikely(n < 0 && n != -ECANCELED && n != -EBADF))
+        n = wh_sleep(READ_AGAIN_NS); /* without memory, for a while */
+    return n >= 0;
+}
+
+static void read_signals(struct signals *signals, struct run *run)
+{
+    while (signals_await(signals->slot)) {
         INSIDE(self, "wh_signal_notify");
         (void)self;
         pthread_mutex_lock(&wishes_lock);
@@ -353,24 +394,11 @@ static int add(struct signals *signals, wh_chan *ch, uint64_t numbers)
     struct wish *wish = wish_of(signals, ch);
     if (!wish)
         return -ENOMEM;
-    const uint64_t before = wish->numbers;
-    int rc = 0;
-    for (int number = 1; number <= NUMBERS && rc == 0; number++) {
-        if (!(numbers & bit_of(number)))
-            continue;
-        if (!(all_wishes(signals) & bit_of(number)))
-            rc = action_want(number);
-        if (rc == 0)
-            wish->numbers |= bit_of(number);
-    }
-    if (rc == 0) {
-        wishes_changed(signals, 0);
-        return 0;
-    }
-    uint64_t added = wish->numbers & ~before;
-    wish->numbers = before;
-    wishes_changed(signals, added);
-    if (!before)
+    const uint64_t wanted = all_wishes(signals);
+    int rc = slot_want_more(signals->slot, numbers & ~wanted, numbers | wanted);
+    if (rc == 0)
+        wish->numbers |= numbers;
+    else if (!wish->numbers)
         wish_drop(signals, wish_at(signals, ch));
     return rc;
 }
@@ -396,6 +424,8 @@ int wh_signal_notify_(wh_chan *ch, const int *numbers, int count)
     INSIDE(self, "wh_signal_notify");
     if (unlikely(!ch))
         coro_misuse(self, "wh_signal_notify", "asks for signals on a NULL channel");
+    if (unlikely(count == 0))
+        return -EINVAL;
     uint64_t asked = 0;
     for (int i = 0; i < count; i++) {
         if (!can_be_asked_for(numbers[i]))

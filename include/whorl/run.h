@@ -82,10 +82,10 @@ typedef struct wh_options {
  *     have), with the calls that it is in (at most a line a second;
  *     as addresses where the program has no names for them: addr2line -f -e PROGRAM 0x1684), and
  *     counts it (wh_stats.hogs, wh_site.hogs);
- *   - it sends the worker's thread the signal, again and again as long as there may be something to
- *     do. The handler runs on an alternate stack, in the middle of the hog's code. It takes what
- *     the ring, the timers and the other workers have brought, and puts the coroutines that are
- *     woken by it, if they have leave to migrate or have not run yet, where other workers take
+ *   - it sends the worker's thread the signal, at each look as long as any other coroutine could
+ *     gain by it. The handler runs on an alternate stack, in the middle of the hog's code. It takes
+ *     what the ring, the timers and the other workers have brought, and puts the coroutines that
+ *     are woken by it, if they have leave to migrate or have not run yet, where other workers take
  *     them. In a run with one worker only those with leave to migrate. The rest is bound to the
  *     worker and waits for the hog (wh_stats.coros_hogged);
  *   - when every worker has a hog it starts a spare worker (two at least can be had, up to 62

@@ -30,7 +30,7 @@ WH_BEGIN_DECLS
  *
  *   -EINVAL   one cannot be caught (SIGKILL, SIGSTOP), or says that a thread has failed (SIGSEGV,
  *             SIGBUS, SIGFPE, SIGILL), or is the wh_options.hog_signal (SIGURG) of any run in the
- *             process, or no signal
+ *             process, or no signal; or none is named
  *   -ENOMEM, -EMFILE, -ENFILE   memory or descriptors ran out; -EMFILE, too, when 64 runs of the
  *             process ask for signals already
  *   -ECANCELED   the run is ending

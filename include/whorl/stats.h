@@ -43,7 +43,7 @@ typedef struct wh_stats {
     uint64_t recv_buffers_in_use; /* of wh_conn's: with bytes that nobody has consumed */
     /* time */
     uint64_t timers_armed;
-    uint64_t loop_turns;
+    uint64_t loop_turns; /* in which coroutines ran */
     uint64_t spins;      /* times the worker spun before it slept */
     uint64_t spins_paid; /* of these: times work came while it spun */
     uint64_t sleeps;

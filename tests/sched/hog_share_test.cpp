@@ -29,7 +29,102 @@ void have_a_migrant()
     wh_detach(spawn([] { (void)wh_sleep(WH_HOUR); }, &may));
 }
 
+/* Computes until it holds, for ten seconds at most. Returns whether it does. */
+template <typename F> bool hog_until(const F &holds)
+{
+    const int64_t end_ns = thread_now() + 10 * WH_SECOND;
+    while (!holds() && thread_now() < end_ns)
+        ;
+    return holds();
+}
+
+/* Computes until the watchdog's signal has found it. */
+bool hog_until_found()
+{
+    const struct worker *w = worker_tls;
+    const uint32_t before = __atomic_load_n(&w->watched.answered, __ATOMIC_RELAXED);
+    return hog_until(
+        [=] { return __atomic_load_n(&w->watched.answered, __ATOMIC_RELAXED) != before; });
+}
+
 } // namespace
+
+TEST_CASE("hog: what it starts itself, with leave to migrate, runs on beside it")
+{
+    wh_options options = workers(1);
+    in_run(
+        [] {
+            wh_spawn_options may = {};
+            may.migrate = true;
+            std::atomic<bool> ran{false};
+            CHECK(hog_until_found()); /* nothing may migrate yet */
+            wh_coro *migrant = spawn([&ran] { ran = true; }, &may);
+            CHECK(hog_until([&ran] { return ran.load(); }));
+            join(migrant);
+        },
+        &options);
+}
+
+TEST_CASE("hog: a timer that it sets itself fires beside it")
+{
+    for (unsigned count : {1u, 2u}) {
+        wh_options options = workers(count);
+        in_run(
+            [] {
+                wh_spawn_options may = {};
+                may.migrate = true;
+                std::atomic<bool> fired{false};
+                wh_timer *timer = wh_timer_create(WH_HOUR, 0);
+                wh_coro *waiter = spawn(
+                    [&] {
+                        const int rc = wh_timer_wait(timer);
+                        fired = rc >= 0;
+                    },
+                    &may);
+                until_state(waiter, CORO_PARKED);
+                wh_timer_stop(timer);
+                CHECK(hog_until_found()); /* no timer and no operation is under way */
+                wh_timer_reset(timer, WH_MILLISECOND, 0);
+                CHECK(hog_until([&fired] { return fired.load(); }));
+                join(waiter);
+                wh_timer_destroy(timer);
+            },
+            &options);
+    }
+}
+
+TEST_CASE("hog: all members of a context that it cancels itself are told beside it")
+{
+    static constexpr int members = 3000; /* more than the call tells at once */
+    for (unsigned count : {1u, 2u}) {
+        wh_options options = workers(count);
+        options.migrate = true;
+        in_run(
+            [] {
+                static std::atomic<int> parked, told;
+                static wh_event never;
+                parked = told = 0;
+                wh_ctx *ctx = wh_ctx_create(NULL);
+                std::vector<wh_coro *> coros;
+                WH_WITH_CTX(ctx)
+                {
+                    for (int i = 0; i < members; i++)
+                        coros.push_back(spawn([] {
+                            parked++;
+                            told += wh_event_wait(&never) == -ECANCELED;
+                        }));
+                }
+                until([] { return parked == members; });
+                CHECK(hog_until_found());
+                wh_ctx_cancel(ctx, -1);
+                CHECK(hog_until([] { return told == members; }));
+                for (wh_coro *coro : coros)
+                    join(coro);
+                wh_ctx_destroy(ctx);
+            },
+            &options);
+    }
+}
 
 TEST_CASE("hog: a close that waits for an operation while the run becomes shared comes to its end")
 {

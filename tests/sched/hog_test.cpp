@@ -387,6 +387,45 @@ TEST_CASE("hog: the signal of one run's watchdog is given to nobody in the other
     CHECK(after == 0);
 }
 
+TEST_CASE("hog: how far a worker has come while it sleeps is not where it is when it has woken")
+{
+    int fds[2], same = 0;
+    REQUIRE(pipe(fds) == 0);
+    const wh_options options = one_worker();
+    in_run(
+        [&] {
+            struct worker *w = worker_tls;
+            std::atomic<int> alone{0};
+            std::atomic<uint64_t> asleep{0};
+            std::thread waker([&] {
+                for (int round = 1; round <= 50; round++) {
+                    CHECK(write(fds[1], "a", 1) == 1);
+                    while (alone < round || where_of(w) != IN_SLEEP)
+                        std::this_thread::yield();
+                    asleep = worker_progress(w);
+                    CHECK(write(fds[1], "b", 1) == 1);
+                }
+            });
+            for (int round = 1; round <= 50; round++) {
+                char byte;
+                (void)wh_read(fds[0], &byte, 1);
+                alone = round; /* in this turn nobody else runs, until it sleeps again */
+                (void)wh_read(fds[0], &byte, 1);
+                std::vector<wh_coro *> others;
+                same += worker_progress(w) == asleep;
+                for (int i = 0; i < 4; i++)
+                    others.push_back(spawn([&] { same += worker_progress(w) == asleep; }));
+                for (wh_coro *other : others)
+                    join(other);
+            }
+            waker.join();
+        },
+        &options);
+    close(fds[0]);
+    close(fds[1]);
+    CHECK(same == 0);
+}
+
 TEST_CASE("hog: who merely waits for its core is not named")
 {
     const ChildEnd end = in_child([] {
@@ -620,6 +659,25 @@ TEST_CASE("checkpoint: lets others run also between calls that do not wait")
             &options);
     INFO("gap " << gap_ns << " ns");
     CHECK(gap_ns < 30 * WH_MILLISECOND);
+}
+
+TEST_CASE("checkpoint: counts as the one switch that it is")
+{
+    const wh_options options = one_worker();
+    in_run(
+        [] {
+            wh_stats before, now;
+            int refused = 0;
+            wh_yield();
+            wh_stats_get(&before);
+            do {
+                refused += wh_checkpoint() != 0;
+                wh_stats_get(&now);
+            } while (now.loop_turns < before.loop_turns + 5);
+            CHECK(refused == 0);
+            CHECK(now.switches - before.switches <= 2 * 5);
+        },
+        &options);
 }
 
 TEST_CASE("checkpoint: a deadline ends it, too")

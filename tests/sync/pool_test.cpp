@@ -4,6 +4,8 @@
 #include "tests/sync/steps.hpp"
 #include "tests/sync/sync.hpp"
 
+#include <atomic>
+
 using steps::CANCEL;
 using steps::CTX;
 using steps::DEADLINE;
@@ -319,6 +321,23 @@ TEST_CASE("pool: a call may submit calls")
         CHECK(made == 10);
         wh_pool_destroy(pool);
     });
+}
+
+TEST_CASE("pool: locals that calls have left are destroyed in the user's code, as any")
+{
+    static std::atomic<int> where;
+    where = -1;
+    in_run([] {
+        wh_key key;
+        CHECK(wh_key_create(&key, +[](void *) { where = where_of(worker_tls); }) == 0);
+        wh_pool *pool = wh_pool_create(1, 1);
+        const int rc = wh_pool_submit(pool, +[](wh_key k) { (void)wh_local_set(k, &where); }, key);
+        CHECK(rc == 0);
+        wh_pool_destroy(pool);
+        while (where < 0)
+            wh_yield();
+    });
+    CHECK(where == IN_USER);
 }
 
 TEST_CASE("pool: one without workers, and destroying one twice, abort with the coroutine's name")
