@@ -454,6 +454,16 @@ static ssize_t write_some(wh_conn *conn, const struct iovec *iov, int count)
     return n;
 }
 
+void conn_sent(wh_conn *conn, ssize_t n)
+{
+    if (unlikely(n <= 0)) {
+        conn->out_error = n < 0 ? (int)n : -EIO;
+        return;
+    }
+    tally(&conn->stats.bytes_out, (uint64_t)n);
+    tally(&conn->stats.writes, 1);
+}
+
 /* Sends all of them; the vector is used up. -EXDEV is no error of the stream's: what has not gone
  * is sent on its own worker. */
 static int write_all(wh_conn *conn, struct iovec *iov, int count)
@@ -468,10 +478,9 @@ static int write_all(wh_conn *conn, struct iovec *iov, int count)
         ssize_t n = write_some(conn, iov, count);
         if (unlikely(n == -EXDEV))
             return -EXDEV;
+        conn_sent(conn, n);
         if (unlikely(n <= 0))
-            return conn->out_error = n < 0 ? (int)n : -EIO;
-        tally(&conn->stats.bytes_out, (uint64_t)n);
-        tally(&conn->stats.writes, 1);
+            return conn->out_error;
         for (size_t left = (size_t)n; left && count;) {
             size_t part = left < iov->iov_len ? left : iov->iov_len;
             iov->iov_base = (char *)iov->iov_base + part;
@@ -766,16 +775,6 @@ void conn_lost(wh_conn *conn, int error)
     part_set(conn);
 }
 
-void conn_sent(wh_conn *conn, ssize_t n)
-{
-    if (unlikely(n <= 0)) {
-        conn->out_error = n < 0 ? (int)n : -EIO;
-        return;
-    }
-    tally(&conn->stats.bytes_out, (uint64_t)n);
-    tally(&conn->stats.writes, 1);
-}
-
 ssize_t conn_send(wh_conn *conn, const void *bytes, size_t len)
 {
     const struct iovec piece = {(void *)(uintptr_t)bytes, len};
@@ -790,10 +789,8 @@ ssize_t conn_send(wh_conn *conn, const void *bytes, size_t len)
 
 ssize_t conn_send_buffered(wh_conn *conn)
 {
-    if (unlikely(conn->out_error))
-        return conn->out_error;
     if (!conn->out_len)
-        return 0;
+        return conn->out_error;
     ssize_t n = conn_send(conn, conn->out, conn->out_len);
     if (n > 0 && (size_t)n < conn->out_len) {
         conn->out_len -= (uint32_t)n;
