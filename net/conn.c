@@ -24,7 +24,6 @@
 #include "sched/recv_buffer.h"
 #include "sched/sched.h"
 
-#include <whorl/coro.h>
 #include <whorl/ctx.h>
 #include <whorl/io.h>
 #include <whorl/time.h>
@@ -646,8 +645,7 @@ static void must_be_ours(const wh_conn *conn, const char *call)
 {
     if (unlikely(conn->is_served))
         coro_misuse(self_or_panic(call), call,
-                    "closes the stream of a client of wh_serve(): the server closes it when the "
-                    "handler has returned");
+                    "closes a client's stream: wh_serve() does when the handler has returned");
 }
 
 int wh_conn_abandon(wh_conn *conn)
