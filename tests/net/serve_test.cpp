@@ -545,7 +545,7 @@ TEST_CASE("serve: a handler that closes its stream aborts, and is told who does"
         });
         INFO(end.how());
         CHECK(end.killed_by(SIGABRT));
-        CHECK(end.said.find("the server closes it") != std::string::npos);
+        CHECK(end.said.find("wh_serve() does") != std::string::npos);
         CHECK(end.said.find("serve_client #") != std::string::npos);
         CHECK(end.said.find("started by wh_serve)") != std::string::npos); /* no line of ours */
     }
