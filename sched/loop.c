@@ -173,9 +173,12 @@ static inline bool more_to_do(const struct worker *w)
     return w->ready_first || !list_empty(&w->expired) || !list_empty(&w->sweeps);
 }
 
-static void wake_completed(struct op_list *done)
+static void wake_completed(const struct worker *w, struct op_list *done)
 {
     struct op *op;
+    if (done->first != done->last)
+        for (op = done->first; op; op = op->next)
+            op_prefetch(w, op);
     while ((op = op_list_pop(done))) {
         if (likely(!op->shared))
             op_completed(op);
@@ -451,7 +454,7 @@ void loop_drive(struct worker *w)
         begin_end(w); /* what was started here may be parked elsewhere, and is to be told */
     engine_wait(w->engine, 0, &done);
     w->now_ns = clock_now(); /* not by w->clock: the user's code may be reading it */
-    wake_completed(&done);
+    wake_completed(w, &done);
     inbox_take(w);
     for (int i = 0; i < DRIVEN_SLICES; i++) {
         expire_timers(w);
@@ -479,7 +482,7 @@ void loop_run(struct worker *w)
         else
             deadlock(w);
         w->now_ns = clock_sync(&w->clock);
-        wake_completed(&done);
+        wake_completed(w, &done);
         if (unlikely(!inbox_empty(&w->inbox)))
             inbox_take(w);
         expire_timers(w);

@@ -573,6 +573,9 @@ void polls_await(wh_coro *self);
 /* The coroutine has taken note of a completed poll. */
 void poll_finish(struct poll_wait *poll);
 
+/* Fetches what completing an operation of a coroutine's own will touch, soon. */
+void op_prefetch(const struct worker *w, const struct op *op);
+
 /* The engine has completed an operation of a coroutine's own, or one of a select. */
 void op_completed(struct op *op);
 void poll_completed(struct op *op);

@@ -107,6 +107,7 @@ static void reap(struct ring *r)
     if (head == tail)
         return;
 
+    unsigned completed = 0;
     for (; head != tail; head++) {
         const struct io_uring_cqe *cqe = &cq->cqes[head & cq->ring_mask];
         if (unlikely(cqe->user_data <= DATA_WAKE)) {
@@ -121,9 +122,10 @@ static void reap(struct ring *r)
         op->res_flags = cqe->flags;
         op->state = OP_DONE;
         op_list_push(&r->done, op);
-        r->stats.completions++;
-        r->stats.in_flight--;
+        completed++;
     }
+    r->stats.completions += completed;
+    r->stats.in_flight -= completed;
     /* release: pairs with the kernel's acquire of the head before it reuses the entries */
     __atomic_store_n(cq->khead, head, __ATOMIC_RELEASE);
 }
@@ -254,15 +256,15 @@ COLD static void flush(struct ring *r)
     }
 }
 
-static struct io_uring_sqe *sqe_take(struct ring *r)
+/* The next free entry, which holds anything. */
+static inline struct io_uring_sqe *sqe_take(struct ring *r)
 {
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&r->uring);
-    if (unlikely(!sqe)) {
+    struct io_uring_sq *sq = &r->uring.sq;
+    if (unlikely(unsubmitted(r) >= sq->ring_entries)) {
         flush(r);
-        sqe = io_uring_get_sqe(&r->uring);
-        wh_assert(sqe);
+        wh_assert(unsubmitted(r) < sq->ring_entries);
     }
-    return sqe;
+    return &sq->sqes[sq->sqe_tail++ & sq->ring_mask];
 }
 
 COLD static void address_direct(struct io_uring_sqe *sqe, const struct op *op)
