@@ -12,9 +12,7 @@
  *
  * Spinning. Waking a sleeping core costs more than many waits last. Before it sleeps the worker
  * looks at the ring for up to spin_ns, but only while a moving average of how long it has been idle
- * says that work usually comes in that time, and another one that it comes singly. Where it comes
- * in batches the worker is busy enough: asleep it gathers a larger batch, and that costs less. What
- * it learns while asleep turns the spin on again.
+ * says that work usually comes in that time, and while that costs no more than sleeping (spin.c).
  *
  * Housekeeping. In rounds that begin four times a second, while anything runs: surplus warm stacks
  * are given back, and stacks that grew deep and are now free, or parked since two rounds, are
@@ -34,8 +32,6 @@ enum {
     TURN_LONG_NS = 400000,
     SPIN_LOOKS = 32, /* at the ring, between looks at the clock */
     SPIN_ALONE_ROUNDS = 4,
-    SPIN_SHORT_NS = 3000, /* what comes sooner than a sleep and a wake take counts as a batch */
-    IDLE_BATCH_ONE = 256, /* one completion, in the moving average */
     TIDY_PERIOD_NS = 250000000,
     TIDY_SLICE_PERIOD_NS = 4000000, /* while busy */
     TIDY_SLICE = 64,                /* stacks dealt with at once */
@@ -222,26 +218,12 @@ static bool spin(struct worker *w, int64_t limit_ns)
     return false;
 }
 
-/* What an idle time has taught: how long it was, and how many completions ended it. */
-static void idle_learn(struct worker *w, int64_t idle_ns, const struct op_list *done)
+static bool looks_first(struct worker *w)
 {
-    /* One long sleep must not outweigh many short ones. */
-    int64_t most = 4 * w->spin_ns;
-    w->idle_ns += ((idle_ns < most ? idle_ns : most) - w->idle_ns) / 8;
-
-    int32_t batch = 0;
-    for (const struct op *op = done->first; op && batch < 4; op = op->next)
-        batch++;
-    w->idle_batch += (batch * IDLE_BATCH_ONE - w->idle_batch) / 8;
-}
-
-/* Whether work usually comes soon enough for spinning, and not so fast that it would come in
- * batches if we slept: then sleeping costs less than it gathers. */
-static bool spin_pays(const struct worker *w)
-{
-    return (w->ops_in_flight || w->shared) && w->idle_ns < w->spin_ns &&
-           (w->run->options.sqpoll_ns || /* which spins anyway, and gathers nothing */
-            w->idle_batch < IDLE_BATCH_ONE + IDLE_BATCH_ONE / 2);
+    bool possible = w->ops_in_flight || w->shared;
+    if (w->run->options.sqpoll_ns) /* which spins anyway, and gathers nothing */
+        return possible && w->spin.idle_ns < w->spin.limit_ns;
+    return spin_now(&w->spin, possible, w->switches);
 }
 
 COLD static void deadlock(struct worker *w);
@@ -283,19 +265,17 @@ static void idle(struct worker *w, struct op_list *done)
 {
     int64_t until_ns = next_event_ns(w);
     int64_t began_ns = clock_read(&w->clock);
-    if (until_ns > began_ns && spin_pays(w)) {
+    if (until_ns > began_ns && looks_first(w)) {
         engine_wait(w->engine, 0, done); /* submits */
         if (done->first)
             return;
         w->spins++;
-        int64_t limit_ns = began_ns + w->spin_ns;
+        int64_t limit_ns = began_ns + w->spin.limit_ns;
         if (spin(w, limit_ns < until_ns ? limit_ns : until_ns)) {
             w->spins_paid++;
             int64_t idle_ns = clock_read(&w->clock) - began_ns;
             engine_wait(w->engine, 0, done);
-            idle_learn(w, idle_ns, done);
-            if (idle_ns < SPIN_SHORT_NS)
-                w->idle_batch += IDLE_BATCH_ONE / 8;
+            spin_learn(&w->spin, idle_ns);
             return;
         }
     }
@@ -311,7 +291,7 @@ static void idle(struct worker *w, struct op_list *done)
     if (until_ns > 0 && unlikely(watched))
         worker_awake(w);
     if (until_ns > 0 && (done->first || !w->ops_in_flight))
-        idle_learn(w, clock_read(&w->clock) - began_ns, done);
+        spin_learn(&w->spin, clock_read(&w->clock) - began_ns);
 }
 
 /* ---- Deadlock and the end ---- */

@@ -199,7 +199,7 @@ static void worker_prepare(struct worker *w, struct run *run, unsigned index)
     stack_pool_init(&w->stacks, (uint8_t)index, o->stacks_max,
                     stacks_limited(o) ? &run->stacks : NULL, run->guard_by_madvise);
     w->stack_class = stack_class_of(o->stack_bytes);
-    w->spin_ns = o->spin_ns < 0 ? 0 : o->spin_ns;
+    spin_init(&w->spin, o->spin_ns < 0 ? 0 : o->spin_ns);
     w->loop.worker = w;
     w->loop.deadline_ns = WH_NEVER;
     w->loop.flags = o->migrate ? CORO_MIGRATES : 0;

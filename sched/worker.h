@@ -8,6 +8,7 @@
 #include "sched/coro.h"
 #include "sched/deque.h"
 #include "sched/inbox.h"
+#include "sched/spin.h"
 
 #include <whorl/run.h>
 #include <whorl/stats.h>
@@ -192,9 +193,7 @@ struct worker {
     int32_t budget_full;    /* adapted: about a fifth of a millisecond of switches */
     int32_t budget_given;   /* at the last turn */
     int32_t budget_dropped; /* of that, without a switch */
-    int64_t spin_ns;        /* longest spin; 0: never */
-    int32_t idle_batch;     /* moving average of how many completions ended an idle time */
-    int64_t idle_ns;        /* moving average of how long it was idle */
+    struct spin spin;
     int64_t tidy_at_ns;
     unsigned tidy_round;   /* of housekeeping, since a coroutine ran or one found something to do */
     int64_t tidy_slice_ns; /* the next slice, if busy */

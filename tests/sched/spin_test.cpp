@@ -1,0 +1,108 @@
+/*
+ * spin_test.cpp: whether a worker looks for work before it sleeps, by what it tries.
+ *
+ * The idle times are made up; the processor time that they cost is real.
+ */
+extern "C" {
+#include "sched/spin.h"
+}
+
+#include <catch2/catch_test_macros.hpp>
+
+#include <ctime>
+
+namespace
+{
+
+constexpr int64_t LIMIT_NS = 50000;
+
+/* What lies between two idle times. */
+struct Work {
+    int64_t cpu_ns;
+    uint64_t switches;
+};
+
+/* Uses the processor. */
+void compute(int64_t ns)
+{
+    auto cpu_ns = [] {
+        timespec ts;
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+        return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
+    };
+    for (int64_t end_ns = cpu_ns() + ns; cpu_ns() < end_ns;)
+        ;
+}
+
+/* Has idle times, and work after each. */
+class Worker
+{
+  public:
+    /* Returns in how many of them it looked. */
+    int idle(int times, const Work &asleep, const Work &looking, int64_t idle_ns = 5000)
+    {
+        int looked = 0;
+        for (int i = 0; i < times; i++) {
+            const bool looks = spin_now(&spin_, true, switches_);
+            const Work &work = looks ? looking : asleep;
+            spin_learn(&spin_, idle_ns);
+            compute(work.cpu_ns);
+            switches_ += work.switches;
+            looked += looks;
+        }
+        return looked;
+    }
+
+    Worker()
+    {
+        spin_init(&spin_, LIMIT_NS);
+    }
+
+  private:
+    spin spin_;
+    uint64_t switches_ = 0;
+};
+
+/* Until it has tried often enough, and a thousand more in which it tries four. */
+constexpr int ENOUGH = 5000, FEW = 8;
+
+} // namespace
+
+TEST_CASE("spin: where a sleep gathers, and looking costs more a switch, the worker sleeps")
+{
+    Worker worker;
+    worker.idle(ENOUGH, {20000, 16}, {20000, 4});
+    CHECK(worker.idle(1000, {20000, 16}, {20000, 4}) <= FEW);
+}
+
+TEST_CASE("spin: one peer alone is looked for, though a sleep costs a little less")
+{
+    Worker worker;
+    worker.idle(ENOUGH, {18000, 1}, {20000, 1});
+    CHECK(worker.idle(1000, {18000, 1}, {20000, 1}) >= 1000 - FEW);
+}
+
+TEST_CASE("spin: but not where it costs much more")
+{
+    Worker worker;
+    worker.idle(ENOUGH, {5000, 1}, {20000, 1});
+    CHECK(worker.idle(1000, {5000, 1}, {20000, 1}) <= FEW);
+}
+
+TEST_CASE("spin: a worker that slept looks again when that has become the cheaper way")
+{
+    Worker worker;
+    worker.idle(ENOUGH, {20000, 16}, {20000, 4});
+    worker.idle(3 * ENOUGH, {20000, 4}, {5000, 4});
+    CHECK(worker.idle(1000, {20000, 4}, {5000, 4}) >= 1000 - FEW);
+}
+
+TEST_CASE("spin: where idle times are long nobody looks, and nothing is tried")
+{
+    Worker worker;
+    worker.idle(20, {1000, 1}, {1000, 1}, 4 * LIMIT_NS);
+    CHECK(worker.idle(2000, {1000, 1}, {1000, 1}, 4 * LIMIT_NS) == 0);
+    /* And again when they are short. */
+    worker.idle(20, {1000, 1}, {1000, 1});
+    CHECK(worker.idle(50, {1000, 1}, {1000, 1}) == 50);
+}
