@@ -25,7 +25,7 @@ static void **locals_get(wh_coro *self)
 {
     struct coro_extra *extra = extra_get(self);
     if (extra && !extra->local)
-        extra->local = mem_zalloc(WH_KEYS_MAX * sizeof *extra->local);
+        extra->local = (void **)mem_zalloc(WH_KEYS_MAX * sizeof *extra->local);
     return extra ? extra->local : NULL;
 }
 
@@ -39,7 +39,7 @@ void coro_extra_free(struct coro_extra *extra)
 {
     if (!extra)
         return;
-    mem_free(extra->local);
+    mem_free((void *)extra->local);
     mem_free(extra);
 }
 
