@@ -133,33 +133,39 @@ ssize_t wh_send_all(wh_fd fd, const void *buf, size_t len)
     return (ssize_t)len;
 }
 
-/* Where the file is written next; negative for what has no position. */
+/* Where a file is written next; negative for what is none. */
 static int64_t position_of(wh_fd fd)
 {
-    return fd_is_direct(fd) ? -EBADF : lseek(fd, 0, SEEK_CUR);
+    struct stat status;
+    if (fd_is_direct(fd) || fstat(fd, &status) < 0 || !S_ISREG(status.st_mode))
+        return -EBADF;
+    return lseek(fd, 0, SEEK_CUR);
 }
 
 /* A write that an error cuts short (a disk that is full, a limit) may leave the file's position
  * where it was (seen with Linux 6.18): the next one would overwrite it. */
 COLD static int position_mend(wh_fd fd, int64_t before, size_t written)
 {
-    bool stayed = before >= 0 && position_of(fd) == before && !(fcntl(fd, F_GETFL) & O_APPEND);
+    bool stayed = lseek(fd, 0, SEEK_CUR) == before && !(fcntl(fd, F_GETFL) & O_APPEND);
     return stayed && lseek(fd, before + (int64_t)written, SEEK_SET) < 0 ? -errno : 0;
 }
 
 ssize_t wh_write_all(wh_fd fd, const void *buf, size_t len)
 {
+    int64_t position = len ? position_of(fd) : -EBADF;
     for (size_t written = 0; written < len;) {
-        int64_t position = position_of(fd);
         ssize_t n = wh_write(fd, (const char *)buf + written, len - written);
         if (n < 0)
             return n;
         if (n == 0)
             return -EIO; /* a device that takes nothing and says nothing */
         written += (size_t)n;
-        int rc = written < len ? position_mend(fd, position, (size_t)n) : 0;
+        if (likely(position < 0 || written == len))
+            continue;
+        int rc = position_mend(fd, position, (size_t)n);
         if (rc < 0)
             return rc;
+        position += n;
     }
     return (ssize_t)len;
 }

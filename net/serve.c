@@ -48,7 +48,8 @@ struct server {
     wh_ctx *ctx, *idle;
     wh_sem slots;         /* what is left of connections_max */
     wh_waitgroup running; /* handlers */
-    wh_event ended;       /* a connection has ended since it was waited for */
+    /* A connection has ended since it was waited for: anywhere, and with `direct` on its worker. */
+    wh_event ended[LISTENERS_MAX + 1];
     wh_serve_stats *stats;
 };
 
@@ -70,11 +71,19 @@ static void count(uint64_t *figure, int64_t by)
 
 /* ---- One connection ---- */
 
+/* A table that is full gets room by an end on its own worker. */
+static wh_event *ended_here(struct server *server)
+{
+    return &server->ended[server->direct ? wh_worker() : 0];
+}
+
 static void left(struct server *server)
 {
     count(&server->stats->open, -1);
     wh_sem_release(&server->slots, 1);
-    wh_event_set(&server->ended);
+    wh_event_set(&server->ended[0]);
+    if (server->direct)
+        wh_event_set(ended_here(server));
     wh_waitgroup_done(&server->running);
 }
 
@@ -138,10 +147,11 @@ static int pause_accepting(struct server *server, int error)
                "wh_serve_options.connections_max",
                strerror(-error),
                (unsigned long long)__atomic_load_n(&server->stats->open, __ATOMIC_RELAXED));
-    wh_event_reset(&server->ended);
+    wh_event *ended = ended_here(server);
+    wh_event_reset(ended);
     WH_WITH_TIMEOUT(PAUSE_NS)
     {
-        rc = wh_event_wait(&server->ended);
+        rc = wh_event_wait(ended);
     }
     return rc == -ECANCELED ? rc : 0;
 }
@@ -449,9 +459,10 @@ static bool end_in_time(struct server *server, int64_t until_ns, WH_CHAN(int) st
 {
     int which = 0;
     while (which == 0 && open_now(server)) {
-        wh_event_reset(&server->ended); /* before the look: who ends later sets it again */
+        wh_event_reset(&server->ended[0]); /* before the look: who ends later sets it again */
         if (open_now(server))
-            which = wh_select(WH_EVENT_SET(&server->ended), WH_AT(until_ns), WH_RECV(stop, NULL));
+            which =
+                wh_select(WH_EVENT_SET(&server->ended[0]), WH_AT(until_ns), WH_RECV(stop, NULL));
     }
     return which == 0;
 }

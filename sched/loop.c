@@ -174,7 +174,8 @@ static void wake_completed(const struct worker *w, struct op_list *done)
     struct op *op;
     if (done->first != done->last)
         for (op = done->first; op; op = op->next)
-            op_prefetch(w, op);
+            if (likely(!op->shared))
+                op_prefetch(w, op);
     while ((op = op_list_pop(done))) {
         if (likely(!op->shared))
             op_completed(op);
@@ -378,6 +379,7 @@ void run_name_left(const struct run *run)
 
 static void budget_adapt(struct worker *w, int64_t took_ns)
 {
+    spin_turn(&w->spin, took_ns);
     int32_t used = budget_used(w);
     __atomic_store_n(&w->switches, w->switches + (uint64_t)used, __ATOMIC_RELAXED);
     if (took_ns > TURN_LONG_NS && w->budget_full > BUDGET_MIN)

@@ -5,7 +5,7 @@
 
 #include <errno.h>
 
-/* Calls in a row that fail because a coroutine may not wait any more, of which it is told: some
+/* Calls that fail because a coroutine may not wait any more, of which it is told: some
  * milliseconds. */
 enum { REFUSALS_MANY = 100000 };
 
@@ -120,24 +120,27 @@ int let_others(wh_coro *self, int rc)
 }
 
 /* A loop that ignores that its context has ended is quick, yields, and does nothing: it is told of,
- * once a worker. Who asks with a deadline in the past (0) may mean it. */
+ * once a worker, when a few coroutines have been refused often; many may be, once or twice each.
+ * Who asks with a deadline in the past (0) may mean it. */
 static void refusal_note(wh_coro *self, int rc)
 {
     struct worker *w = self->worker;
-    if (w->refused_id != self->id || w->refused_deadline_ns != self->deadline_ns) {
-        w->refused_id = self->id;
-        w->refused_deadline_ns = self->deadline_ns;
-        w->refusals = 0;
-    }
     bool ended = rc == -ECANCELED || (rc == -ETIMEDOUT && self->deadline_ns > 0);
-    if (!ended || w->refusals_told || ++w->refusals < REFUSALS_MANY)
+    if (!ended || w->refusals_told)
+        return;
+    w->refused_others += w->refused_id != self->id;
+    w->refused_id = self->id;
+    if (++w->refusals < REFUSALS_MANY)
+        return;
+    bool few = w->refused_others < REFUSALS_MANY / 16;
+    w->refusals = w->refused_others = 0;
+    if (!few)
         return;
     char who[256];
     coro_describe(self, who, sizeof who);
-    report(
-        "%s goes on calling though its %s (%d calls in a row failed): a loop must end when a call "
-        "fails",
-        who, rc == -ECANCELED ? "context was cancelled" : "deadline has passed", REFUSALS_MANY);
+    report("%s goes on calling though its %s (%d calls have failed): a loop must end when a call "
+           "fails",
+           who, rc == -ECANCELED ? "context was cancelled" : "deadline has passed", REFUSALS_MANY);
     w->refusals_told = true;
 }
 
@@ -157,6 +160,7 @@ void run_ready(struct worker *w)
     w->ready_first = next->next;
     state_set(&w->loop, CORO_READY);
     w->budget_given = w->budget_full;
+    w->budget_dropped = 0;
     budget_set(w, w->budget_full);
     /* After the budget, so that a turn never shows what the one before has left of its own.
      * release: pairs with the acquire in worker_progress() */

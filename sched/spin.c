@@ -12,8 +12,9 @@
  *      64 to 1024 ---> 64 idle times --> 4, the other way ---> ...
  *
  * Few, because one connection that is served by looking sees what a trial does to its latency: four
- * in a thousand. When idle times are longer than the looking would be, nothing is tried, and there
- * is none.
+ * in a thousand. What holds a turn in which coroutines ran for long is not counted: it would say
+ * more of them than of the way. When idle times are longer than the looking would be, nothing is
+ * tried, and there is none.
  */
 #include "sched/spin.h"
 
@@ -27,7 +28,6 @@ enum {
     MEASURED = 64,
     TRIED = 4,
     TRIALS_MIN = 6, /* before anything follows from them */
-    WORK_ONE = 256,
 };
 
 void spin_init(struct spin *spin, int64_t limit_ns)
@@ -49,30 +49,34 @@ static int64_t thread_cpu_ns(void)
     return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
-static void average_add(int64_t *average, int64_t value)
-{
-    *average += *average ? (value - *average) / 8 : value;
-}
-
-/* What has been measured was with looking, or without. */
-static void trial_learn(struct spin *spin, bool with, int64_t idle_times, uint64_t switches)
+/* What has been measured was with looking, or without. Returns whether it says anything. */
+static bool trial_learn(struct spin *spin, bool with, int64_t idle_times, uint64_t switches)
 {
     int64_t now_ns = thread_cpu_ns();
     int64_t count = (int64_t)(switches - spin->switches);
-    if (count) {
-        average_add(&spin->cost_ns[with], (now_ns - spin->cpu_ns) / count);
-        average_add(&spin->work[with], count * WORK_ONE / idle_times);
+    struct spin_sum *sum = &spin->sum[with];
+    bool learns = count > 0 && !spin->spoiled;
+    if (learns) {
+        sum->cpu_ns += now_ns - spin->cpu_ns - sum->cpu_ns / 8;
+        sum->switches += count - sum->switches / 8;
+        sum->idle_times += idle_times - sum->idle_times / 8;
     }
+    spin->spoiled = false;
     spin->cpu_ns = now_ns;
     spin->switches = switches;
+    return learns;
 }
 
 /* Where the answers to one or two peers are all the work there is, nothing gathers, and looking is
  * worth a quarter. Otherwise it has to be cheaper by a sixteenth, or dearer, for a change. */
 static bool pays(const struct spin *spin)
 {
-    int64_t asleep_ns = spin->cost_ns[false], looking_ns = spin->cost_ns[true];
-    if (spin->work[true] < 2 * WORK_ONE)
+    const struct spin_sum *without = &spin->sum[false], *with = &spin->sum[true];
+    if (!without->switches || !with->switches)
+        return spin->pays;
+    int64_t asleep_ns = without->cpu_ns / without->switches;
+    int64_t looking_ns = with->cpu_ns / with->switches;
+    if (with->switches < 2 * with->idle_times)
         return looking_ns < asleep_ns + asleep_ns / 4;
     return spin->pays ? looking_ns < asleep_ns + asleep_ns / 16
                       : looking_ns + looking_ns / 16 < asleep_ns;
@@ -84,9 +88,10 @@ static void rest(struct spin *spin)
     spin->left = spin->rest;
 }
 
-static void trial_over(struct spin *spin)
+static void trial_over(struct spin *spin, bool learned)
 {
-    if (++spin->trials >= TRIALS_MIN && pays(spin) != spin->pays) {
+    spin->trials += learned;
+    if (spin->trials >= TRIALS_MIN && pays(spin) != spin->pays) {
         spin->pays = !spin->pays;
         spin->trials = 0;
         spin->rest = REST_MIN;
@@ -102,15 +107,16 @@ static void next_phase(struct spin *spin, uint64_t switches)
     case REST:
         spin->cpu_ns = thread_cpu_ns();
         spin->switches = switches;
+        spin->spoiled = false;
         spin->phase = MEASURE;
         spin->left = MEASURED;
         break;
     case MEASURE:
-        trial_learn(spin, spin->pays, MEASURED, switches);
+        (void)trial_learn(spin, spin->pays, MEASURED, switches);
         spin->phase = TRIAL;
         spin->left = TRIED;
         break;
-    default: trial_learn(spin, !spin->pays, TRIED, switches); trial_over(spin);
+    default: trial_over(spin, trial_learn(spin, !spin->pays, TRIED, switches)); break;
     }
 }
 
@@ -121,7 +127,8 @@ bool spin_now(struct spin *spin, bool possible, uint64_t switches)
             rest(spin); /* what came in between is no measure */
         return false;
     }
-    if (!spin->left--)
+    if (!spin->left)
         next_phase(spin, switches);
+    spin->left--;
     return spin->pays != (spin->phase == TRIAL);
 }

@@ -28,14 +28,15 @@
  * threads that are not interrupted by it. It does what the loop would have done (loop_drive()),
  * gives what may run elsewhere from the run queue away (work_spread()), and answers:
  *
- *      watchdog: hog = n; hogged; sent;                  handler: not with our mark: passed on
+ *      watchdog: hog = n; hogged; sent;                  handler: not with our mark: passed on, too
  *                pthread_sigqueue                                 not sent any more
  *      watchdog: answered == n (acquire): reads who,              not as above, not hogged: an old
  *                frame, reports it                                one, nothing; who, frame;
  *                                                                 answered = n (release); sem_post
  *
- * While one is on its way (`sent`) there is no second one: a thread that has it blocked would
- * gather as many as there are ticks, if it is a real-time signal.
+ * While a real-time signal is on its way (`sent`) there is no second one: a thread that has it
+ * blocked would gather as many as there are ticks. Of the others the kernel keeps one, maybe
+ * somebody else's.
  *
  * `hogged` is taken back before another progress is noted (release, acquire), so a signal that
  * comes late does not go on with what it knew of an earlier hog.
@@ -260,16 +261,16 @@ static void look_after(struct worker *w, const void *context)
 /* What is sent along with the watchdog's signals. */
 static char mark;
 
-/* Whether the signal, which this thread takes now, is the watchdog's, of which none is on its way
- * any more then. A user may have no room for queued signals left (RLIMIT_SIGPENDING): below
- * SIGRTMIN the kernel then leaves out what was sent along, and who has sent it. */
+/* Whether the signal, which this thread takes now, is the watchdog's. None is on its way any more
+ * then, whoever sent it: below SIGRTMIN a second one is not kept beside the first. A user may have
+ * no room for queued signals left (RLIMIT_SIGPENDING): below SIGRTMIN the kernel then leaves out
+ * what was sent along, and who has sent it. */
 static bool take_ours(struct worker *w, const siginfo_t *info)
 {
     bool marked = info->si_code == SI_QUEUE && info->si_value.sival_ptr == &mark;
     bool bare = info->si_code == SI_USER && !info->si_pid && !info->si_uid;
-    bool sent =
-        (marked || bare) && w && __atomic_exchange_n(&w->watched.sent, false, __ATOMIC_RELAXED);
-    return marked || sent;
+    bool sent = w && __atomic_exchange_n(&w->watched.sent, false, __ATOMIC_RELAXED);
+    return marked || (bare && sent);
 }
 
 /* Whether the worker, whose thread this is, is where the watchdog has seen it. */
@@ -287,7 +288,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
     struct worker *w = worker_tls;
     if (!take_ours(w, info))
         pass_on(number, info, context);
-    else if (w && is_hogged(w))
+    if (w && is_hogged(w)) /* ours may have come as somebody else's */
         look_after(w, context);
     errno = saved_errno;
 }
@@ -439,11 +440,13 @@ static void hog_begins(struct run *run, struct worker *w)
  * hog itself may start a timer, a coroutine or the end of a context by calls that do not wait. */
 static void signal_hog(const struct run *run, struct worker *w)
 {
+    int number = run->watchdog.signal;
     bool needed = !answered(&w->watched) || drives_for_others(w);
-    if (!needed || !run->watchdog.signal || __atomic_load_n(&w->watched.sent, __ATOMIC_RELAXED))
+    bool gathers = number >= SIGRTMIN && __atomic_load_n(&w->watched.sent, __ATOMIC_RELAXED);
+    if (!needed || !number || gathers)
         return;
     __atomic_store_n(&w->watched.sent, true, __ATOMIC_RELAXED);
-    if (pthread_sigqueue(w->thread, run->watchdog.signal, (union sigval){.sival_ptr = &mark}) != 0)
+    if (pthread_sigqueue(w->thread, number, (union sigval){.sival_ptr = &mark}) != 0)
         __atomic_store_n(&w->watched.sent, false, __ATOMIC_RELAXED); /* no room for it */
 }
 

@@ -150,10 +150,10 @@ struct worker {
     struct fd_waiters *fds; /* by descriptor */
     size_t fds_count;
 
-    /* Who was refused a wait last, under which deadline, and how often in a row. */
-    uint32_t refused_id;
+    /* How often coroutines were refused a wait; who was last, and how often it was another one. */
     uint32_t refusals;
-    int64_t refused_deadline_ns;
+    uint32_t refused_id;
+    uint32_t refused_others;
     bool refusals_told;
     struct direct_fd *direct; /* by slot, or NULL: there are none yet */
     uint32_t direct_count;

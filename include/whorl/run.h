@@ -34,8 +34,9 @@ typedef struct wh_options {
     /* Entries of the submission queue, a power of two from 8 to 32768; the completion queue has
      * four times as many, at most 65536. Default 1024. WHORL_RING_ENTRIES. */
     unsigned ring_entries;
-    /* Longest spin before the worker sleeps, in nanoseconds; it spins only while that pays. -1:
-     * never. Default 50 us. WHORL_SPIN_NS. */
+    /* Longest spin before the worker sleeps, in nanoseconds; it spins only while work usually comes
+     * in that time, and that costs no more processor time than sleeping, which it tries now and
+     * then. -1: never. Default 50 us. WHORL_SPIN_NS. */
     int64_t spin_ns;
     /* After the root returned and everything else was cancelled: how long the rest may take to end.
      * -1: do not wait at all. Default 5 s. WHORL_GRACE_NS. */

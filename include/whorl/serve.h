@@ -53,7 +53,8 @@ WH_BEGIN_DECLS
 /* Whom a handler serves; valid until it returns. */
 typedef struct wh_client {
     wh_conn *conn; /* flushed and closed by the server when the handler has returned: a handler that
-                      closes it aborts the program */
+                      closes it aborts the program, also by the close of a stream that it has
+                      wrapped around this one (wh_conn_wrap()) */
     wh_ctx *ctx;   /* of this connection, and ambient in the handler: cancelling it ends the calls
                       of the handler and of what it has started; so does its return */
     wh_ctx *idle;  /* cancelled when the server is to end: for waiting between two requests */

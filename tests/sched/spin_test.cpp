@@ -106,3 +106,21 @@ TEST_CASE("spin: where idle times are long nobody looks, and nothing is tried")
     worker.idle(20, {1000, 1}, {1000, 1});
     CHECK(worker.idle(50, {1000, 1}, {1000, 1}) == 50);
 }
+
+TEST_CASE("spin: what little is tried is not judged by a turn that took long")
+{
+    /* Both ways cost the same, and every fiftieth request fifty times as much. */
+    struct spin spin;
+    spin_init(&spin, LIMIT_NS);
+    uint64_t switches = 0;
+    int looked = 0;
+    for (int i = 0; i < 3 * ENOUGH; i++) {
+        looked += spin_now(&spin, true, switches);
+        spin_learn(&spin, 5000);
+        const int64_t took_ns = i % 50 == 7 ? 500000 : 10000;
+        compute(took_ns);
+        spin_turn(&spin, took_ns);
+        switches += 4;
+    }
+    CHECK(looked >= 3 * ENOUGH * 9 / 10);
+}
