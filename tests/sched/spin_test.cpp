@@ -66,27 +66,25 @@ class Worker
 /* Until it has tried often enough, and a thousand more in which it tries four. */
 constexpr int ENOUGH = 5000, FEW = 8;
 
+/* In how many of a thousand idle times a worker looks that has tried often enough. */
+int looks_at_last(const Work &asleep, const Work &looking)
+{
+    Worker worker;
+    worker.idle(ENOUGH, asleep, looking);
+    return worker.idle(1000, asleep, looking);
+}
+
 } // namespace
 
 TEST_CASE("spin: where a sleep gathers, and looking costs more a switch, the worker sleeps")
 {
-    Worker worker;
-    worker.idle(ENOUGH, {20000, 16}, {20000, 4});
-    CHECK(worker.idle(1000, {20000, 16}, {20000, 4}) <= FEW);
+    CHECK(looks_at_last({20000, 16}, {20000, 4}) <= FEW);
 }
 
-TEST_CASE("spin: one peer alone is looked for, though a sleep costs a little less")
+TEST_CASE("spin: one peer alone is looked for, though a sleep costs a little less, not much less")
 {
-    Worker worker;
-    worker.idle(ENOUGH, {18000, 1}, {20000, 1});
-    CHECK(worker.idle(1000, {18000, 1}, {20000, 1}) >= 1000 - FEW);
-}
-
-TEST_CASE("spin: but not where it costs much more")
-{
-    Worker worker;
-    worker.idle(ENOUGH, {5000, 1}, {20000, 1});
-    CHECK(worker.idle(1000, {5000, 1}, {20000, 1}) <= FEW);
+    CHECK(looks_at_last({18000, 1}, {20000, 1}) >= 1000 - FEW);
+    CHECK(looks_at_last({5000, 1}, {20000, 1}) <= FEW);
 }
 
 TEST_CASE("spin: a worker that slept looks again when that has become the cheaper way")
