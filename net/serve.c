@@ -147,7 +147,7 @@ static int pause_accepting(struct server *server, int error)
                "wh_serve_options.connections_max",
                strerror(-error),
                (unsigned long long)__atomic_load_n(&server->stats->open, __ATOMIC_RELAXED));
-    wh_event *ended = ended_here(server);
+    wh_event *ended = error == -ENFILE ? ended_here(server) : &server->ended[0];
     wh_event_reset(ended);
     WH_WITH_TIMEOUT(PAUSE_NS)
     {

@@ -261,15 +261,19 @@ static void look_after(struct worker *w, const void *context)
 /* What is sent along with the watchdog's signals. */
 static char mark;
 
-/* Whether the signal, which this thread takes now, is the watchdog's. None is on its way any more
- * then, whoever sent it: below SIGRTMIN a second one is not kept beside the first. A user may have
- * no room for queued signals left (RLIMIT_SIGPENDING): below SIGRTMIN the kernel then leaves out
- * what was sent along, and who has sent it. */
+/* Whether the signal, which this thread takes now, is the watchdog's. A user may have no room for
+ * queued signals left (RLIMIT_SIGPENDING): below SIGRTMIN the kernel then leaves out what was sent
+ * along, and who has sent it. */
 static bool take_ours(struct worker *w, const siginfo_t *info)
 {
     bool marked = info->si_code == SI_QUEUE && info->si_value.sival_ptr == &mark;
     bool bare = info->si_code == SI_USER && !info->si_pid && !info->si_uid;
-    bool sent = w && __atomic_exchange_n(&w->watched.sent, false, __ATOMIC_RELAXED);
+    if (!w || info->si_signo != w->run->watchdog.signal)
+        return marked;
+    bool sent = __atomic_load_n(&w->watched.sent, __ATOMIC_RELAXED);
+    /* Another one of those below may be sent at this moment. */
+    if (info->si_signo >= SIGRTMIN)
+        __atomic_store_n(&w->watched.sent, false, __ATOMIC_RELAXED);
     return marked || (bare && sent);
 }
 
@@ -288,7 +292,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
     struct worker *w = worker_tls;
     if (!take_ours(w, info))
         pass_on(number, info, context);
-    if (w && is_hogged(w)) /* ours may have come as somebody else's */
+    if (w && number == w->run->watchdog.signal && is_hogged(w)) /* ours may be merged with it */
         look_after(w, context);
     errno = saved_errno;
 }
@@ -446,7 +450,8 @@ static void signal_hog(const struct run *run, struct worker *w)
     if (!needed || !number || gathers)
         return;
     __atomic_store_n(&w->watched.sent, true, __ATOMIC_RELAXED);
-    if (pthread_sigqueue(w->thread, number, (union sigval){.sival_ptr = &mark}) != 0)
+    if (pthread_sigqueue(w->thread, number, (union sigval){.sival_ptr = &mark}) != 0 &&
+        number >= SIGRTMIN)
         __atomic_store_n(&w->watched.sent, false, __ATOMIC_RELAXED); /* no room for it */
 }
 

@@ -50,7 +50,7 @@ struct watched {
     uint32_t answered;    /* the last one that the handler has found; the handler writes it */
     uint8_t hogged;       /* the same; taken back before `progress` changes */
     uint8_t asked;        /* wh_checkpoint() is to let others run */
-    uint8_t sent;         /* the signal is on its way; the handler takes that back */
+    uint8_t sent;         /* the signal has been; a real-time one: is on its way */
     uint64_t bound_coros; /* had to stay behind a hog: a figure */
     /* the handler's, and the watchdog's to read when it has answered */
     wh_coro *walked; /* the last of the run queue that was found to be bound */
