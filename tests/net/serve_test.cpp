@@ -391,9 +391,11 @@ TEST_CASE("serve: above the limit newcomers wait until one has gone")
         wh_serve_options options = {};
         options.connections_max = 2;
         Server server(echo_lines, options);
-        Fd one = server.dial(), two = server.dial(), three = server.dial();
-        CHECK(echoes(one, "1\n"));
+        Fd one = server.dial();
+        CHECK(echoes(one, "1\n")); /* before the next is there, whom another worker may admit */
+        Fd two = server.dial();
         CHECK(echoes(two, "2\n"));
+        Fd three = server.dial();
         (void)wh_send(three, "3\n", 2, 0);
         char buf[2];
         ssize_t n = 0;
@@ -501,8 +503,13 @@ TEST_CASE("serve: without descriptors newcomers see an end, and later ones are s
                 all.clear();
                 for (size_t i = 0; without_direct && i < late.size(); i++)
                     CHILD_REQUIRE(echoes(late[i], "late\n"));
-                Fd fd = server.dial();
-                CHILD_REQUIRE(echoes(fd, "again\n"));
+                /* One of each listener may yet see the end of those for whom there was no room. */
+                bool served = false;
+                for (unsigned i = 0; i <= wh_workers() && !served; i++) {
+                    Fd fd = server.dial();
+                    served = echoes(fd, "again\n");
+                }
+                CHILD_REQUIRE(served);
             });
         });
         INFO(end.how());
