@@ -61,6 +61,7 @@ struct acceptor {
     wh_sem turn;            /* of the first: one unit, for whom accepts while they are starved */
     bool has_turn;
     bool direct; /* what it accepts is */
+    unsigned worker;
     wh_coro *coro;
 };
 
@@ -383,9 +384,10 @@ static wh_fd listen_beside(wh_fd first)
 
 /* ---- The server ---- */
 
-static int start_acceptor(struct acceptor *acceptor, unsigned worker)
+/* Bound: a direct descriptor is closed where it was accepted. */
+static int start_acceptor(struct acceptor *acceptor)
 {
-    const wh_spawn_options options = {.name = "accept", .worker = worker};
+    const wh_spawn_options options = {.name = "accept", .worker = acceptor->worker};
     return wh_spawn(&acceptor->coro, &options, accept_all, acceptor);
 }
 
@@ -396,9 +398,10 @@ static unsigned accepts_each(const struct server *server, bool shared)
     return all ? wh_workers() : ACCEPTS;
 }
 
-/* Starts acceptors for each listener. Returns 0, or -errno with those started still to join. */
-static int start_all(struct server *server, struct acceptor *acceptors, unsigned *ret_count,
-                     wh_fd first)
+/* All of them before any accepts: who is served finds a server that has begun. Returns 0, or -errno
+ * with those that are open still to close. */
+static int listen_all(struct server *server, struct acceptor *acceptors, unsigned *ret_count,
+                      wh_fd first)
 {
     bool shared = is_shared(first);
     unsigned each = accepts_each(server, shared);
@@ -406,29 +409,43 @@ static int start_all(struct server *server, struct acceptor *acceptors, unsigned
     wh_fd listener = first;
     for (*ret_count = 0; *ret_count < count; ++*ret_count) {
         unsigned i = *ret_count;
-        bool one_more = i && i % each == 0;
-        if (one_more)
+        if (i && i % each == 0)
             listener = listen_beside(first);
         if (listener < 0)
             return listener;
-        acceptors[i] = (struct acceptor){.server = server,
-                                         .listener = listener,
-                                         .first = &acceptors[i - i % each],
-                                         .turn = WH_SEM(1),
-                                         .direct = server->direct};
-        /* Bound: a direct descriptor is closed where it was accepted. */
-        int rc = start_acceptor(&acceptors[i], (shared ? i / each : i % wh_workers()) + 1);
-        if (rc < 0) {
-            if (one_more)
-                wh_close(listener);
+        acceptors[i] = (struct acceptor){
+            .server = server,
+            .listener = listener,
+            .first = &acceptors[i - i % each],
+            .turn = WH_SEM(1),
+            .direct = server->direct,
+            .worker = (shared ? i / each : i % wh_workers()) + 1,
+        };
+    }
+    return 0;
+}
+
+/* Closes the listeners but the first. */
+static void close_all(const struct acceptor *acceptors, unsigned count)
+{
+    for (unsigned i = 1; i < count; i++)
+        if (acceptors[i].first == &acceptors[i])
+            wh_close(acceptors[i].listener);
+}
+
+/* Returns 0, or -errno with those that are started still to join. */
+static int start_all(struct acceptor *acceptors, unsigned count, unsigned *ret_started)
+{
+    for (*ret_started = 0; *ret_started < count; ++*ret_started) {
+        int rc = start_acceptor(&acceptors[*ret_started]);
+        if (rc < 0)
             return rc;
-        }
     }
     return 0;
 }
 
 /* Waits until it is told to end, or the first of them has ended, which all do for the same reasons;
- * then ends the others, and closes the listeners but the first. */
+ * then ends the others. */
 static int join_all(struct acceptor *acceptors, unsigned acceptors_count, WH_CHAN(int) stop,
                     int error)
 {
@@ -442,9 +459,6 @@ static int join_all(struct acceptor *acceptors, unsigned acceptors_count, WH_CHA
             wh_cancel(acceptors[i].coro);
         for (unsigned i = 0; i < acceptors_count; i++)
             wh_join(acceptors[i].coro, i ? NULL : &why);
-        for (unsigned i = 1; i < acceptors_count; i++)
-            if (acceptors[i].first == &acceptors[i])
-                wh_close(acceptors[i].listener);
     }
     return which == 0 ? (int)why : which < 0 ? which : 0;
 }
@@ -487,9 +501,15 @@ static void drain(struct server *server, int64_t drain_ns, WH_CHAN(int) stop)
 static int serve(struct server *server, wh_fd listener, const wh_serve_options *o)
 {
     struct acceptor *acceptors = mem_alloc(LISTENERS_MAX * ACCEPTS * sizeof *acceptors);
-    unsigned acceptors_count = 0;
-    int rc = acceptors ? start_all(server, acceptors, &acceptors_count, listener) : -ENOMEM;
-    rc = join_all(acceptors, acceptors_count, o->stop, rc);
+    unsigned count = 0, started = 0;
+    int rc = acceptors ? listen_all(server, acceptors, &count, listener) : -ENOMEM;
+    if (rc == 0)
+        rc = start_all(acceptors, count, &started);
+    rc = join_all(acceptors, started, o->stop, rc);
+    WH_SHIELD
+    {
+        close_all(acceptors, count);
+    }
     mem_free(acceptors);
     wh_close(listener);
     drain(server, o->drain_ns ? o->drain_ns : DRAIN_NS_DEFAULT, o->stop);
