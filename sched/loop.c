@@ -122,6 +122,7 @@ static void tidy(struct worker *w)
     size_t warm = w->stacks.classes[w->stack_class].warm_count;
     if (tidy_slice(w))
         w->tidy_under_way = false;
+    w->spin.spoiled = true; /* what is being measured is not this */
     if (w->stacks.classes[w->stack_class].warm_count != warm)
         w->tidy_found = true;
 }
@@ -276,7 +277,7 @@ static void idle(struct worker *w, struct op_list *done)
             w->spins_paid++;
             int64_t idle_ns = clock_read(&w->clock) - began_ns;
             engine_wait(w->engine, 0, done);
-            spin_learn(&w->spin, idle_ns);
+            spin_found(&w->spin, idle_ns);
             return;
         }
     }

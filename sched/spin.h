@@ -6,8 +6,9 @@
 
 #include "base/base.h"
 
-/* A turn of the loop that takes longer says more of the work than of the way. */
-#define SPIN_TURN_MAX_NS 200000
+/* A turn of the loop that takes longer says more of the work than of the way. Its budget lets it
+ * have as much. */
+#define SPIN_TURN_MAX_NS 400000
 
 /* What has been measured, of which older is worth less. */
 struct spin_sum {
@@ -20,8 +21,10 @@ struct spin {
     bool pays;        /* as far as is known */
     bool spoiled;     /* what is being measured */
     uint8_t phase;
-    uint32_t left;          /* idle times in this phase */
-    uint32_t rest;          /* those in the next REST */
+    uint8_t windows;        /* of those to be measured: over */
+    uint8_t windows_kept;   /* of those: that say something */
+    uint32_t left;          /* idle times in this phase, or window */
+    uint32_t rest;          /* those in the next REST, or CLOSED */
     uint32_t trials;        /* since `pays` changed last */
     int64_t cpu_ns;         /* of the thread, when measuring began */
     uint64_t switches;      /* the same */
@@ -30,8 +33,9 @@ struct spin {
 
 void spin_init(struct spin *spin, int64_t limit_ns);
 
-/* How long an idle time was that has ended. */
+/* How long an idle time was that has ended, in sleep or by looking. */
 void spin_learn(struct spin *spin, int64_t idle_ns);
+void spin_found(struct spin *spin, int64_t idle_ns);
 
 /* How long a turn of the loop has run coroutines. */
 static inline void spin_turn(struct spin *spin, int64_t took_ns)
