@@ -224,6 +224,8 @@ __attribute__((always_inline)) static inline int32_t submit_and_park(wh_coro *se
             rc = kind == &wait_op ? ended(self) : 0; /* it may have been cancelled meanwhile */
             if (rc < 0)
                 return rc;
+            if (kind == &wait_op)
+                deadline_arm(self); /* who has come to another worker has left the timer behind */
             w = self->worker;
             rc = direct_refused(w, self->op.fd);
             if (rc < 0)
@@ -474,6 +476,13 @@ int fd_end_operations(wh_coro *self, int number)
     }
     if (unlikely(seen & ~user_bit(w)))
         end_elsewhere(self, number, seen & ~FD_CLOSING, w);
+    rc = direct_refused(self->worker, number);
+    if (unlikely(rc < 0)) {
+        /* It was woken on another worker, from which a direct descriptor cannot be closed. release:
+         * pairs with the acquire in may_begin() */
+        __atomic_store_n(users, 0, __ATOMIC_RELEASE);
+        return rc;
+    }
     /* release: pairs with the acquire in may_begin(), with which a worker has set its bit since: it
      * is lost, and no operation was begun */
     __atomic_store_n(users, FD_CLOSING | FD_LAST, __ATOMIC_RELEASE);
