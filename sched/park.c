@@ -119,29 +119,40 @@ int let_others(wh_coro *self, int rc)
     return rc;
 }
 
+/* Counts one more of that coroutine's, and returns how many there were at least: with a few
+ * counters, of which one that counts another is taken when it is at 0, and all go down by one when
+ * none is (Misra and Gries, Finding repeated elements, 1982). Only who is refused more often than
+ * all but a few others together gets far. */
+static uint32_t refusal_count(struct refusals *refusals, uint32_t id)
+{
+    for (size_t i = 0; i < array_count(refusals->of); i++)
+        if (refusals->of[i].count && refusals->of[i].id == id)
+            return ++refusals->of[i].count;
+    for (size_t i = 0; i < array_count(refusals->of); i++) {
+        if (!refusals->of[i].count) {
+            refusals->of[i].id = id;
+            return refusals->of[i].count = 1;
+        }
+    }
+    for (size_t i = 0; i < array_count(refusals->of); i++)
+        refusals->of[i].count--;
+    return 0;
+}
+
 /* A loop that ignores that its context has ended is quick, yields, and does nothing: it is told of,
- * once a worker, when a few coroutines have been refused often; many may be, once or twice each.
- * Who asks with a deadline in the past (0) may mean it. */
+ * once a worker. Who asks with a deadline in the past (0) may mean it. */
 static void refusal_note(wh_coro *self, int rc)
 {
-    struct worker *w = self->worker;
+    struct refusals *refusals = &self->worker->refusals;
     bool ended = rc == -ECANCELED || (rc == -ETIMEDOUT && self->deadline_ns > 0);
-    if (!ended || w->refusals_told)
-        return;
-    w->refused_others += w->refused_id != self->id;
-    w->refused_id = self->id;
-    if (++w->refusals < REFUSALS_MANY)
-        return;
-    bool few = w->refused_others < REFUSALS_MANY / 16;
-    w->refusals = w->refused_others = 0;
-    if (!few)
+    if (!ended || refusals->told || refusal_count(refusals, self->id) < REFUSALS_MANY)
         return;
     char who[256];
     coro_describe(self, who, sizeof who);
     report("%s goes on calling though its %s (%d calls have failed): a loop must end when a call "
            "fails",
            who, rc == -ECANCELED ? "context was cancelled" : "deadline has passed", REFUSALS_MANY);
-    w->refusals_told = true;
+    refusals->told = true;
 }
 
 int refuse(wh_coro *self, int rc)

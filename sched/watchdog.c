@@ -261,6 +261,12 @@ static void look_after(struct worker *w, const void *context)
 /* What is sent along with the watchdog's signals. */
 static char mark;
 
+static bool sent_change(struct worker *w, uint8_t from, uint8_t to)
+{
+    return __atomic_compare_exchange_n(&w->watched.sent, &from, to, false, __ATOMIC_RELAXED,
+                                       __ATOMIC_RELAXED);
+}
+
 /* Whether the signal, which this thread takes now, is the watchdog's. A user may have no room for
  * queued signals left (RLIMIT_SIGPENDING): below SIGRTMIN the kernel then leaves out what was sent
  * along, and who has sent it. */
@@ -270,11 +276,11 @@ static bool take_ours(struct worker *w, const siginfo_t *info)
     bool bare = info->si_code == SI_USER && !info->si_pid && !info->si_uid;
     if (!w || info->si_signo != w->run->watchdog.signal)
         return marked;
-    bool sent = __atomic_load_n(&w->watched.sent, __ATOMIC_RELAXED);
-    /* Another one of those below may be sent at this moment. */
-    if (info->si_signo >= SIGRTMIN)
-        __atomic_store_n(&w->watched.sent, false, __ATOMIC_RELAXED);
-    return marked || (bare && sent);
+    uint8_t sent = __atomic_load_n(&w->watched.sent, __ATOMIC_RELAXED);
+    /* Below SIGRTMIN the one that is being sent may be another one, of which to know still. */
+    if (sent == SIGNAL_SENT || (sent == SIGNAL_SENDING && info->si_signo >= SIGRTMIN))
+        (void)sent_change(w, sent, SIGNAL_NONE);
+    return marked || (bare && sent != SIGNAL_NONE);
 }
 
 /* Whether the worker, whose thread this is, is where the watchdog has seen it. */
@@ -374,9 +380,13 @@ void watchdog_signal_block(struct worker *w)
         return;
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     /* One of ours that is still on its way must not find somebody else's handler. */
-    while (sigtimedwait(&set, &info, &now) > 0)
-        if (!take_ours(w, &info))
-            pass_on(info.si_signo, &info, NULL);
+    while (sigtimedwait(&set, &info, &now) > 0) {
+        if (take_ours(w, &info))
+            continue;
+        ucontext_t here; /* where a handler finds itself called */
+        getcontext(&here);
+        pass_on(info.si_signo, &info, &here);
+    }
     if (!w->signal_was_blocked)
         pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
@@ -446,13 +456,14 @@ static void signal_hog(const struct run *run, struct worker *w)
 {
     int number = run->watchdog.signal;
     bool needed = !answered(&w->watched) || drives_for_others(w);
-    bool gathers = number >= SIGRTMIN && __atomic_load_n(&w->watched.sent, __ATOMIC_RELAXED);
+    bool gathers =
+        number >= SIGRTMIN && __atomic_load_n(&w->watched.sent, __ATOMIC_RELAXED) != SIGNAL_NONE;
     if (!needed || !number || gathers)
         return;
-    __atomic_store_n(&w->watched.sent, true, __ATOMIC_RELAXED);
-    if (pthread_sigqueue(w->thread, number, (union sigval){.sival_ptr = &mark}) != 0 &&
-        number >= SIGRTMIN)
-        __atomic_store_n(&w->watched.sent, false, __ATOMIC_RELAXED); /* no room for it */
+    __atomic_store_n(&w->watched.sent, SIGNAL_SENDING, __ATOMIC_RELAXED);
+    int rc = pthread_sigqueue(w->thread, number, (union sigval){.sival_ptr = &mark});
+    /* It may have arrived. Without room for it (RLIMIT_SIGPENDING) none is sent. */
+    (void)sent_change(w, SIGNAL_SENDING, rc ? SIGNAL_NONE : SIGNAL_SENT);
 }
 
 static int64_t thread_cpu_ns(const struct worker *w)

@@ -36,6 +36,11 @@ struct slab {
 enum { HOG_FRAMES_MAX = 24 };
 
 /* What the watchdog knows of a worker. The rules are at the head of watchdog.c. */
+/* What is known of the watchdog's signal to a worker. The watchdog changes NONE and SENT to
+ * SENDING, and that to SENT unless the handler has taken it; the handler changes SENT to NONE, and
+ * SENDING if there is but one at a time. */
+enum signal_sent { SIGNAL_NONE, SIGNAL_SENDING, SIGNAL_SENT };
+
 struct watched {
     /* the watchdog's own */
     uint64_t sleeps; /* as it last saw them */
@@ -50,7 +55,7 @@ struct watched {
     uint32_t answered;    /* the last one that the handler has found; the handler writes it */
     uint8_t hogged;       /* the same; taken back before `progress` changes */
     uint8_t asked;        /* wh_checkpoint() is to let others run */
-    uint8_t sent;         /* the signal has been; a real-time one: is on its way */
+    uint8_t sent;         /* enum signal_sent */
     uint64_t bound_coros; /* had to stay behind a hog: a figure */
     /* the handler's, and the watchdog's to read when it has answered */
     wh_coro *walked; /* the last of the run queue that was found to be bound */
@@ -123,6 +128,14 @@ struct run {
     struct watchdog watchdog;
 };
 
+/* Which coroutines were refused a wait most often (park.c). */
+struct refusals {
+    struct {
+        uint32_t id, count;
+    } of[3];
+    bool told;
+};
+
 struct worker {
     /* The lines that a switch touches. */
     wh_coro *current; /* atomic: others look */
@@ -150,11 +163,7 @@ struct worker {
     struct fd_waiters *fds; /* by descriptor */
     size_t fds_count;
 
-    /* How often coroutines were refused a wait; who was last, and how often it was another one. */
-    uint32_t refusals;
-    uint32_t refused_id;
-    uint32_t refused_others;
-    bool refusals_told;
+    struct refusals refusals;
     struct direct_fd *direct; /* by slot, or NULL: there are none yet */
     uint32_t direct_count;
     bool no_direct; /* the kernel has none */

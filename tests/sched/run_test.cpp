@@ -300,17 +300,20 @@ TEST_CASE("run: what will not end within the grace time is named")
 
 TEST_CASE("run: who goes on calling in a context that has ended is told of")
 {
-    const bool cancelled = GENERATE(false, true);
-    ChildEnd end = in_child([cancelled] {
-        return in_run([cancelled] {
-            auto deaf = [cancelled] {
-                return spawn([cancelled] {
+    const bool cancelled = GENERATE(false, true), yields = GENERATE(false, true);
+    ChildEnd end = in_child([cancelled, yields] {
+        return in_run([cancelled, yields] {
+            auto deaf = [cancelled, yields] {
+                return spawn([cancelled, yields] {
                     WH_CHAN(int) never = wh_chan_create(int, 0);
                     int value, rc = 0;
                     WH_WITH_TIMEOUT(cancelled ? WH_HOUR : WH_MILLISECOND)
                     {
-                        for (int i = 0; i < 100000; i++)
+                        for (int i = 0; i < 100100; i++) {
                             rc = wh_chan_recv(never, &value);
+                            if (yields)
+                                wh_yield();
+                        }
                     }
                     wh_chan_unref(never);
                     return rc;
@@ -350,10 +353,14 @@ TEST_CASE("run: who asks without waiting, or has been refused like many others, 
             WH_WITH_CANCEL(ctx)
             {
                 wh_ctx_cancel(ctx, 0);
-                for (int i = 0; i < 300; i++) {
+                for (int i = 0; i < 30; i++) {
                     std::vector<wh_coro *> many;
                     for (int j = 0; j < 1000; j++)
-                        many.push_back(spawn([] { return wh_sleep(WH_HOUR); }));
+                        many.push_back(spawn([] {
+                            for (int k = 0; k < 20; k++) /* has much to do, but comes to its end */
+                                (void)wh_sleep(WH_HOUR);
+                            return wh_sleep(WH_HOUR);
+                        }));
                     WH_SHIELD
                     {
                         for (wh_coro *coro : many)
