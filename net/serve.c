@@ -116,11 +116,13 @@ static bool is_starved(int error)
     return error == -EMFILE || error == -ENFILE || error == -ENOBUFS || error == -ENOMEM;
 }
 
-/* Errors of the listener, not of a connection that was over before it was accepted. */
-static bool is_end(int error)
+/* Errors of one connection, which was over before it was accepted (accept(2)), or was not let in;
+ * all others are of the listener. */
+static bool is_of_one(int error)
 {
-    return error == -ECANCELED || error == -ETIMEDOUT || error == -EBADF || error == -EINVAL ||
-           error == -ENOTSOCK || error == -EOPNOTSUPP;
+    return error == -ECONNABORTED || error == -EPROTO || error == -EPERM || error == -ENETDOWN ||
+           error == -ENETUNREACH || error == -EHOSTDOWN || error == -EHOSTUNREACH ||
+           error == -ENONET || error == -ENOPROTOOPT || error == -EINTR || error == -EAGAIN;
 }
 
 /* Tells one newcomer that there is no room, by closing its connection: as a direct descriptor it
@@ -139,8 +141,9 @@ static void shed(struct server *server, wh_fd listener)
 }
 
 /* Until a connection has ended, or another program may have given something back. */
-static int pause_accepting(struct server *server, int error)
+static int pause_accepting(const struct acceptor *acceptor, int error)
 {
+    struct server *server = acceptor->server;
     int rc = 0;
     if (__atomic_fetch_add(&server->stats->starved, 1, __ATOMIC_RELAXED) == 0)
         report("wh_serve: cannot accept (%s) with %llu connections open: newcomers wait, or see an "
@@ -148,7 +151,8 @@ static int pause_accepting(struct server *server, int error)
                "wh_serve_options.connections_max",
                strerror(-error),
                (unsigned long long)__atomic_load_n(&server->stats->open, __ATOMIC_RELAXED));
-    wh_event *ended = error == -ENFILE ? ended_here(server) : &server->ended[0];
+    bool full = acceptor->direct && error == -ENFILE; /* or the system is */
+    wh_event *ended = full ? ended_here(server) : &server->ended[0];
     wh_event_reset(ended);
     WH_WITH_TIMEOUT(PAUSE_NS)
     {
@@ -205,7 +209,7 @@ static int admit(const struct acceptor *acceptor, wh_fd fd)
     wh_close(fd);
     count(&server->stats->shed, 1);
     left(server);
-    return pause_accepting(server, rc);
+    return pause_accepting(acceptor, rc);
 }
 
 static void give_turn(struct acceptor *acceptor)
@@ -229,7 +233,7 @@ static int starve(struct acceptor *acceptor, int error)
     if (acceptor->has_turn || wh_sem_try_acquire(turn, 1) == 0) {
         if (!has_shed && (error == -EMFILE || error == -ENFILE))
             shed(server, acceptor->listener);
-        rc = pause_accepting(server, error);
+        rc = pause_accepting(acceptor, error);
         give_turn(acceptor);
     }
     if (rc == 0) {
@@ -262,11 +266,10 @@ static int accept_all(struct acceptor *acceptor)
                 wh_close(fd);
             else
                 rc = admit(acceptor, fd);
-        } else {
-            if (is_end(fd))
-                return fd;
-            if (is_starved(fd))
-                rc = starve(acceptor, fd);
+        } else if (is_starved(fd)) {
+            rc = starve(acceptor, fd);
+        } else if (!is_of_one(fd)) {
+            rc = fd;
         }
         if (rc < 0)
             return rc;
@@ -516,6 +519,12 @@ static int serve(struct server *server, wh_fd listener, const wh_serve_options *
     return rc;
 }
 
+/* More than there can be descriptors are no limit. */
+static uint64_t slots_of(const wh_serve_options *o)
+{
+    return o->connections_max && o->connections_max < UINT32_MAX ? o->connections_max : UINT32_MAX;
+}
+
 int wh_serve(wh_fd listener, wh_serve_handler handler, void *arg, const wh_serve_options *options)
 {
     if (listener < 0)
@@ -528,7 +537,7 @@ int wh_serve(wh_fd listener, wh_serve_handler handler, void *arg, const wh_serve
         .arg = arg,
         .migrate = o->migrate,
         .direct = o->direct,
-        .slots = WH_SEM(o->connections_max ? o->connections_max : UINT32_MAX),
+        .slots = WH_SEM(slots_of(o)),
         .ctx = wh_ctx_create(wh_ctx_background()),
         .idle = wh_ctx_create(wh_ctx_background()),
         .stats = o->stats ? o->stats : &stats,
