@@ -18,13 +18,15 @@
  * When idle times are longer than the looking would be, there is none. But who sleeps takes the
  * time of waking up for idleness, too, and a peer that would soon have answered for one that is
  * slow. So one of 64 to 1024 of them is begun by looking all the same: if work comes in that time,
- * all begins anew.
+ * the other way is tried as above, or looking goes on if it was what paid.
+ *
+ *      REST <--- idle times are long, or not ---> CLOSED ---> PROBE ---> MEASURE, or CLOSED
  */
 #include "sched/spin.h"
 
 #include <time.h>
 
-enum { REST, MEASURE, TRIAL, CLOSED };
+enum { REST, MEASURE, TRIAL, CLOSED, PROBE };
 
 enum {
     REST_MIN = 64,
@@ -33,9 +35,11 @@ enum {
     WINDOW = 4,
     MEASURE_LESS = 8, /* the part that one takes from what was learned before */
     TRIAL_LESS = 16,
-    /* Trials before anything follows from them: looking among many is the dearer mistake. */
-    TRIALS_TO_SLEEP = 6,
-    TRIALS_TO_LOOK = 16,
+    /* Trials before anything follows from them, by whether it is the dearer mistake: to look among
+     * many, or to sleep with one peer alone. */
+    TRIALS_MIN = 6,
+    TRIALS_SURE = 16,
+    REST_ALONE_MAX = 256, /* for who sleeps with one peer alone */
 };
 
 void spin_init(struct spin *spin, int64_t limit_ns)
@@ -45,6 +49,8 @@ void spin_init(struct spin *spin, int64_t limit_ns)
 
 void spin_learn(struct spin *spin, int64_t idle_ns)
 {
+    if (spin->phase == TRIAL && spin->pays)
+        return; /* by sleeping, for once */
     /* One long sleep must not outweigh many short ones. */
     int64_t most = 4 * spin->limit_ns;
     spin->idle_ns += ((idle_ns < most ? idle_ns : most) - spin->idle_ns) / 8;
@@ -52,9 +58,10 @@ void spin_learn(struct spin *spin, int64_t idle_ns)
 
 void spin_found(struct spin *spin, int64_t idle_ns)
 {
-    if (spin->idle_ns >= spin->limit_ns) { /* a probe: begins anew */
-        spin_init(spin, spin->limit_ns);
-        spin->idle_ns = spin->limit_ns;
+    if (spin->phase == PROBE) {
+        spin->found = true;
+        if (spin->idle_ns > spin->limit_ns)
+            spin->idle_ns = spin->limit_ns; /* what it was before is not known */
     }
     spin_learn(spin, idle_ns);
 }
@@ -93,8 +100,15 @@ static bool window_learn(struct spin *spin, bool with, int less, uint64_t switch
     return true;
 }
 
-/* Where the answers to one or two peers are all the work there is, nothing gathers, and looking is
- * worth a quarter. Otherwise it has to be cheaper by a sixteenth, or dearer, for a change. */
+/* Whether the answers to one or two peers are all the work there is, so that nothing gathers. */
+static bool is_alone(const struct spin *spin)
+{
+    const struct spin_sum *looking = &spin->sum[true];
+    return looking->switches < 2 * looking->idle_times;
+}
+
+/* With one peer alone looking is worth half as much again. Otherwise it has to be cheaper by a
+ * sixteenth, or dearer, for a change. */
 static bool pays(const struct spin *spin)
 {
     const struct spin_sum *without = &spin->sum[false], *with = &spin->sum[true];
@@ -102,83 +116,100 @@ static bool pays(const struct spin *spin)
         return spin->pays;
     int64_t asleep_ns = without->cpu_ns / without->switches;
     int64_t looking_ns = with->cpu_ns / with->switches;
-    if (with->switches < 2 * with->idle_times)
-        return looking_ns < asleep_ns + asleep_ns / 4;
+    if (is_alone(spin))
+        return looking_ns < asleep_ns + asleep_ns / 2;
     return spin->pays ? looking_ns < asleep_ns + asleep_ns / 16
                       : looking_ns + looking_ns / 16 < asleep_ns;
 }
 
-static void rest(struct spin *spin)
+static void rest_longer(struct spin *spin)
 {
-    spin->phase = REST;
+    uint32_t most = is_alone(spin) && !spin->pays ? REST_ALONE_MAX : REST_MAX;
+    spin->rest = spin->rest < most / 2 ? spin->rest * 2 : most;
+}
+
+/* As many idle times as a REST has, in one or in CLOSED. */
+static void rest(struct spin *spin, uint8_t phase)
+{
+    spin->phase = phase;
     spin->left = spin->rest;
+}
+
+static void measure(struct spin *spin, uint64_t switches)
+{
+    spin->phase = MEASURE;
+    spin->windows = spin->windows_kept = 0;
+    window_begin(spin, switches);
 }
 
 static void trial_over(struct spin *spin, bool learned)
 {
+    uint32_t enough = spin->pays == is_alone(spin) ? TRIALS_SURE : TRIALS_MIN;
     spin->trials += learned;
-    if (spin->trials >= (spin->pays ? TRIALS_TO_SLEEP : TRIALS_TO_LOOK) &&
-        pays(spin) != spin->pays) {
+    if (spin->trials >= enough && pays(spin) != spin->pays) {
         spin->pays = !spin->pays;
         spin->trials = 0;
         spin->rest = REST_MIN;
-    } else if (spin->rest < REST_MAX) {
-        spin->rest *= 2;
+    } else {
+        rest_longer(spin);
     }
-    rest(spin);
+    rest(spin, REST);
 }
 
 static void next_phase(struct spin *spin, uint64_t switches)
 {
     switch (spin->phase) {
-    case REST:
-        spin->phase = MEASURE;
-        spin->windows = spin->windows_kept = 0;
-        window_begin(spin, switches);
-        break;
+    case REST: measure(spin, switches); break;
     case MEASURE:
         spin->windows_kept +=
             window_learn(spin, spin->pays, spin->windows_kept ? 0 : MEASURE_LESS, switches);
         if (++spin->windows == WINDOWS && !spin->windows_kept) {
-            rest(spin);
+            rest(spin, REST);
             break;
         }
         if (spin->windows == WINDOWS)
             spin->phase = TRIAL;
         window_begin(spin, switches);
         break;
-    default: trial_over(spin, window_learn(spin, !spin->pays, TRIAL_LESS, switches)); break;
+    case TRIAL: trial_over(spin, window_learn(spin, !spin->pays, TRIAL_LESS, switches)); break;
+    case CLOSED:
+        spin->phase = PROBE;
+        spin->left = 1;
+        spin->found = false;
+        break;
+    default:
+        if (spin->found) {
+            measure(spin, switches);
+        } else {
+            rest_longer(spin);
+            rest(spin, CLOSED);
+        }
+        break;
     }
-}
-
-/* Idle times are long. Whether to see if this one is. */
-static bool probe_now(struct spin *spin)
-{
-    if (spin->phase != CLOSED) {
-        spin->phase = CLOSED; /* what came in between is no measure */
-        spin->left = spin->rest = REST_MIN;
-    }
-    if (--spin->left)
-        return false;
-    if (spin->rest < REST_MAX)
-        spin->rest *= 2;
-    spin->left = spin->rest;
-    return true;
 }
 
 bool spin_now(struct spin *spin, bool possible, uint64_t switches)
 {
     if (!possible || !spin->limit_ns) {
-        if (spin->phase != REST)
-            rest(spin);
+        if (spin->phase == MEASURE || spin->phase == TRIAL)
+            rest(spin, REST); /* what comes in between is no measure */
         return false;
     }
-    if (spin->idle_ns >= spin->limit_ns)
-        return probe_now(spin);
-    if (spin->phase == CLOSED)
-        rest(spin);
+    bool seem_long = spin->idle_ns >= spin->limit_ns;
+    if (spin->phase == REST && seem_long) {
+        if (spin->pays)
+            spin->rest = REST_MIN; /* not to be given up for long */
+        rest(spin, CLOSED);
+    } else if (spin->phase == CLOSED && !seem_long) {
+        rest(spin, REST);
+    }
     if (!spin->left)
         next_phase(spin, switches);
     spin->left--;
-    return spin->pays != (spin->phase == TRIAL);
+    switch (spin->phase) {
+    case TRIAL: return !spin->pays;
+    case CLOSED: return false;
+    case PROBE: return true;
+    default: return spin->pays;
+    }
 }

@@ -20,6 +20,7 @@ struct spin {
     int64_t idle_ns;  /* moving average of how long it had nothing to do */
     bool pays;        /* as far as is known */
     bool spoiled;     /* what is being measured */
+    bool found;       /* something, in a PROBE */
     uint8_t phase;
     uint8_t windows;        /* of those to be measured: over */
     uint8_t windows_kept;   /* of those: that say something */
