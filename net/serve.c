@@ -50,6 +50,9 @@ struct server {
     wh_waitgroup running; /* handlers */
     /* A connection has ended since it was waited for: anywhere, and with `direct` on its worker. */
     wh_event ended[LISTENERS_MAX + 1];
+    /* An acceptor has ended, and why the first did: others may go on, of another listener. */
+    wh_event acceptor_ended;
+    int why;
     wh_serve_stats *stats;
 };
 
@@ -252,7 +255,7 @@ static int take_slot(struct server *server)
 }
 
 /* Returns why it ends. */
-static int accept_all(struct acceptor *acceptor)
+static int accept_until_end(struct acceptor *acceptor)
 {
     struct server *server = acceptor->server;
     for (;;) {
@@ -274,6 +277,17 @@ static int accept_all(struct acceptor *acceptor)
         if (rc < 0)
             return rc;
     }
+}
+
+static int accept_all(struct acceptor *acceptor)
+{
+    struct server *server = acceptor->server;
+    int why = accept_until_end(acceptor), none = 0;
+    /* release: pairs with the acquire in join_all() */
+    __atomic_compare_exchange_n(&server->why, &none, why, false, __ATOMIC_RELEASE,
+                                __ATOMIC_RELAXED);
+    wh_event_set(&server->acceptor_ended);
+    return why;
 }
 
 /* ---- Listeners ---- */
@@ -447,23 +461,23 @@ static int start_all(struct acceptor *acceptors, unsigned count, unsigned *ret_s
     return 0;
 }
 
-/* Waits until it is told to end, or the first of them has ended, which all do for the same reasons;
- * then ends the others. */
-static int join_all(struct acceptor *acceptors, unsigned acceptors_count, WH_CHAN(int) stop,
-                    int error)
+/* Waits until it is told to end, or one of them has; then ends the others. */
+static int join_all(struct server *server, struct acceptor *acceptors, unsigned acceptors_count,
+                    WH_CHAN(int) stop, int error)
 {
     int which = error;
     if (error == 0)
-        which = wh_select(WH_JOINABLE(acceptors[0].coro), WH_RECV(stop, NULL));
-    intptr_t why = 0;
+        which = wh_select(WH_EVENT_SET(&server->acceptor_ended), WH_RECV(stop, NULL));
+    /* acquire: pairs with the release in accept_all() */
+    int why = __atomic_load_n(&server->why, __ATOMIC_ACQUIRE);
     WH_SHIELD
     {
         for (unsigned i = 0; i < acceptors_count; i++)
             wh_cancel(acceptors[i].coro);
         for (unsigned i = 0; i < acceptors_count; i++)
-            wh_join(acceptors[i].coro, i ? NULL : &why);
+            wh_join(acceptors[i].coro, NULL);
     }
-    return which == 0 ? (int)why : which < 0 ? which : 0;
+    return which == 0 ? why : which < 0 ? which : 0;
 }
 
 static uint64_t open_now(const struct server *server)
@@ -508,7 +522,7 @@ static int serve(struct server *server, wh_fd listener, const wh_serve_options *
     int rc = acceptors ? listen_all(server, acceptors, &count, listener) : -ENOMEM;
     if (rc == 0)
         rc = start_all(acceptors, count, &started);
-    rc = join_all(acceptors, started, o->stop, rc);
+    rc = join_all(server, acceptors, started, o->stop, rc);
     WH_SHIELD
     {
         close_all(acceptors, count);

@@ -261,10 +261,25 @@ static void look_after(struct worker *w, const void *context)
 /* What is sent along with the watchdog's signals. */
 static char mark;
 
-static bool sent_change(struct worker *w, uint8_t from, uint8_t to)
+/* One is sent, which is counted before. At most one waits while the handler has another: more are
+ * merged (below SIGRTMIN), or not sent. */
+static void signal_sent(struct worker *w)
 {
-    return __atomic_compare_exchange_n(&w->watched.sent, &from, to, false, __ATOMIC_RELAXED,
-                                       __ATOMIC_RELAXED);
+    uint8_t sent = __atomic_load_n(&w->watched.sent, __ATOMIC_RELAXED);
+    while (sent < 2 && !__atomic_compare_exchange_n(&w->watched.sent, &sent, sent + 1, true,
+                                                    __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        ;
+}
+
+/* One is taken, or could not be sent. Returns whether there was one. What is merged is counted as
+ * one more than there are: a bare signal of somebody else's may then be taken for it, once. */
+static bool signal_taken(struct worker *w)
+{
+    uint8_t sent = __atomic_load_n(&w->watched.sent, __ATOMIC_RELAXED);
+    while (sent && !__atomic_compare_exchange_n(&w->watched.sent, &sent, sent - 1, true,
+                                                __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        ;
+    return sent;
 }
 
 /* Whether the signal, which this thread takes now, is the watchdog's. A user may have no room for
@@ -274,13 +289,9 @@ static bool take_ours(struct worker *w, const siginfo_t *info)
 {
     bool marked = info->si_code == SI_QUEUE && info->si_value.sival_ptr == &mark;
     bool bare = info->si_code == SI_USER && !info->si_pid && !info->si_uid;
-    if (!w || info->si_signo != w->run->watchdog.signal)
+    if (!w || info->si_signo != w->run->watchdog.signal || !(marked || bare))
         return marked;
-    uint8_t sent = __atomic_load_n(&w->watched.sent, __ATOMIC_RELAXED);
-    /* Below SIGRTMIN the one that is being sent may be another one, of which to know still. */
-    if (sent == SIGNAL_SENT || (sent == SIGNAL_SENDING && info->si_signo >= SIGRTMIN))
-        (void)sent_change(w, sent, SIGNAL_NONE);
-    return marked || (bare && sent != SIGNAL_NONE);
+    return signal_taken(w) || marked;
 }
 
 /* Whether the worker, whose thread this is, is where the watchdog has seen it. */
@@ -456,14 +467,12 @@ static void signal_hog(const struct run *run, struct worker *w)
 {
     int number = run->watchdog.signal;
     bool needed = !answered(&w->watched) || drives_for_others(w);
-    bool gathers =
-        number >= SIGRTMIN && __atomic_load_n(&w->watched.sent, __ATOMIC_RELAXED) != SIGNAL_NONE;
+    bool gathers = number >= SIGRTMIN && __atomic_load_n(&w->watched.sent, __ATOMIC_RELAXED);
     if (!needed || !number || gathers)
         return;
-    __atomic_store_n(&w->watched.sent, SIGNAL_SENDING, __ATOMIC_RELAXED);
-    int rc = pthread_sigqueue(w->thread, number, (union sigval){.sival_ptr = &mark});
-    /* It may have arrived. Without room for it (RLIMIT_SIGPENDING) none is sent. */
-    (void)sent_change(w, SIGNAL_SENDING, rc ? SIGNAL_NONE : SIGNAL_SENT);
+    signal_sent(w);
+    if (pthread_sigqueue(w->thread, number, (union sigval){.sival_ptr = &mark}) != 0)
+        (void)signal_taken(w); /* no room for it (RLIMIT_SIGPENDING) */
 }
 
 static int64_t thread_cpu_ns(const struct worker *w)

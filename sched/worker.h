@@ -36,11 +36,6 @@ struct slab {
 enum { HOG_FRAMES_MAX = 24 };
 
 /* What the watchdog knows of a worker. The rules are at the head of watchdog.c. */
-/* What is known of the watchdog's signal to a worker. The watchdog changes NONE and SENT to
- * SENDING, and that to SENT unless the handler has taken it; the handler changes SENT to NONE, and
- * SENDING if there is but one at a time. */
-enum signal_sent { SIGNAL_NONE, SIGNAL_SENDING, SIGNAL_SENT };
-
 struct watched {
     /* the watchdog's own */
     uint64_t sleeps; /* as it last saw them */
@@ -55,7 +50,7 @@ struct watched {
     uint32_t answered;    /* the last one that the handler has found; the handler writes it */
     uint8_t hogged;       /* the same; taken back before `progress` changes */
     uint8_t asked;        /* wh_checkpoint() is to let others run */
-    uint8_t sent;         /* enum signal_sent */
+    uint8_t sent;         /* signals that may not have been taken yet: see signal_sent() */
     uint64_t bound_coros; /* had to stay behind a hog: a figure */
     /* the handler's, and the watchdog's to read when it has answered */
     wh_coro *walked; /* the last of the run queue that was found to be bound */

@@ -125,6 +125,8 @@ typedef struct wh_serve_options {
  *   -ECANCELED, -ETIMEDOUT   the context has ended
  *   -EBADF, -EINVAL, -ENOTSOCK, -EOPNOTSUPP   the descriptor is none on which one can accept
  *   -EINVAL   also: both direct and migrate
+ *   -EACCES...   any other error of accept(2) but those of a single connection, after which
+ *             accepting goes on
  *   -ENOMEM, -EMFILE, -EADDRINUSE...   the server could not begin; also -EPERM: an option of the
  *                            listener's could not be given to those beside it
  */

@@ -543,6 +543,31 @@ TEST_CASE("serve: where one cannot accept it ends with the reason, and the descr
     });
 }
 
+TEST_CASE("serve: when one of its listeners can accept no more it ends, and says why")
+{
+    in_run([] {
+        Server server(echo_lines, {}, 1);
+        Fd client = server.dial();
+        CHECK(echoes(client, "here\n"));
+        client.reset();
+        int last = -1; /* the one of the last worker */
+        for (int fd = 0; fd < 1000; fd++) {
+            int listens = 0;
+            socklen_t len = sizeof listens;
+            if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) == 0 && listens)
+                last = fd;
+        }
+        REQUIRE(last >= 0);
+        CHECK(shutdown(last, SHUT_RDWR) == 0);
+        intptr_t value = 0;
+        WH_WITH_TIMEOUT(30 * WH_SECOND)
+        {
+            value = join(std::exchange(server.coro, nullptr));
+        }
+        CHECK(value == -EINVAL);
+    });
+}
+
 TEST_CASE("serve: a handler that closes its stream aborts, and is told who does")
 {
     for (wh_serve_handler handler :
