@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <thread>
 #include <vector>
 
 #include <sys/resource.h>
@@ -225,6 +226,53 @@ TEST_CASE("direct: a stream is closed on its worker, and elsewhere stays")
         CHECK(join(spawn(accept, &first)) == 0);
         CHECK(join(spawn(close_it, &second)) == -EXDEV);
         CHECK(join(spawn(close_it, &first)) == 0);
+        CHECK(sees_end(client));
+    });
+}
+
+TEST_CASE("direct: who is moved while it closes one leaves it as it was")
+{
+    on_two_workers([](const wh_spawn_options &first, const wh_spawn_options &second) {
+        Fd listener = plain_listener();
+        Fd client = dial(listener);
+        std::atomic<bool> left{false}, closed{false};
+        auto until_set = [](const std::atomic<bool> &flag) { /* without parking */
+                                                             while (!flag)
+                                                                 std::this_thread::yield();
+        };
+        /* Takes nothing from the first worker until the closer is to be woken. */
+        wh_coro *busy = spawn(
+            [&] {
+                until_set(left);
+                return intptr_t{0};
+            },
+            &second);
+        auto serve = [&, fd = static_cast<int>(listener)] {
+            const wh_fd direct = wh_accept_direct(fd);
+            wh_spawn_options moves = {};
+            moves.migrate = true;
+            wh_coro *closer = spawn(
+                [&closed, direct] {
+                    const int rc = wh_close(direct);
+                    closed = true;
+                    return static_cast<intptr_t>(rc);
+                },
+                &moves);
+            char byte;
+            ssize_t n = wh_recv(direct, &byte, 1, 0);
+            int wrong = n != -EBADF; /* the closer is woken, and has to go elsewhere */
+            left = true;
+            until_set(closed);
+            wrong += join(closer) != -EXDEV;
+            wrong += wh_send(direct, "still", 5, 0) != 5;
+            wrong += wh_close(direct) != 0;
+            return static_cast<intptr_t>(wrong);
+        };
+        CHECK(join(spawn(serve, &first)) == 0);
+        join(busy);
+        char buf[16] = {};
+        CHECK(recv(client, buf, 5, MSG_WAITALL) == 5);
+        CHECK(std::string(buf) == "still");
         CHECK(sees_end(client));
     });
 }
