@@ -279,7 +279,7 @@ static int accept_until_end(struct acceptor *acceptor)
     }
 }
 
-static int accept_all(struct acceptor *acceptor)
+static void accept_all(struct acceptor *acceptor)
 {
     struct server *server = acceptor->server;
     int why = accept_until_end(acceptor), none = 0;
@@ -287,7 +287,6 @@ static int accept_all(struct acceptor *acceptor)
     __atomic_compare_exchange_n(&server->why, &none, why, false, __ATOMIC_RELEASE,
                                 __ATOMIC_RELAXED);
     wh_event_set(&server->acceptor_ended);
-    return why;
 }
 
 /* ---- Listeners ---- */

@@ -21,6 +21,8 @@
  * the other way is tried as above, or looking goes on if it was what paid.
  *
  *      REST <--- idle times are long, or not ---> CLOSED ---> PROBE ---> MEASURE, or CLOSED
+ *
+ * Where the kernel polls for submissions the worker only goes by how long idle times are (loop.c).
  */
 #include "sched/spin.h"
 

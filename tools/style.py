@@ -309,10 +309,10 @@ def includes(source):
                 yield number, match.group(2), match.group(1) == '"'
 
 
-def resolve(source, path, known):
+def resolve(source, path, quoted, known):
     """The project's file that an include means, or None when it is somebody else's."""
-    folder = os.path.dirname(source.path)
-    for candidate in (os.path.normpath(os.path.join(folder, path)), path, 'include/' + path):
+    beside = os.path.normpath(os.path.join(os.path.dirname(source.path), path))
+    for candidate in ([beside] if quoted else []) + [path, 'include/' + path]:
         if candidate in known:
             return candidate
     return None
@@ -351,7 +351,7 @@ def check_includes(sources):
     for source in sources:
         graph[source.path] = edges = []
         for number, path, quoted in includes(source):
-            target = resolve(source, path, known)
+            target = resolve(source, path, quoted, known)
             found = public_breach(source, number, path, quoted, target)
             if not found and target:
                 found = include_breach(source, number, path, target)

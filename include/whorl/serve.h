@@ -21,12 +21,14 @@
  *
  *     static int app(void *arg)
  *     {
+ *         (void)arg;
  *         WH_CHAN(int) stop = wh_chan_create(int, 2);
  *         const wh_serve_options options = {.stop = stop};
- *         int rc = wh_signal_notify(stop, SIGTERM, SIGINT);
+ *         int rc = stop ? wh_signal_notify(stop, SIGTERM, SIGINT) : -ENOMEM;
  *         if (rc == 0)
  *             rc = wh_serve(wh_listen_tcp("127.0.0.1:7000", NULL), greet, NULL, &options);
- *         wh_signal_stop(stop);
+ *         if (stop)
+ *             wh_signal_stop(stop);
  *         wh_chan_unref(stop);
  *         return rc;
  *     }

@@ -19,6 +19,8 @@
 #include <whorl/chan.h>
 #include <whorl/types.h>
 
+#include <signal.h>
+
 WH_BEGIN_DECLS
 
 /*

@@ -236,9 +236,10 @@ TEST_CASE("direct: who is moved while it closes one leaves it as it was")
         Fd listener = plain_listener();
         Fd client = dial(listener);
         std::atomic<bool> left{false}, closed{false};
-        auto until_set = [](const std::atomic<bool> &flag) { /* without parking */
-                                                             while (!flag)
-                                                                 std::this_thread::yield();
+        /* Without parking. */
+        auto until_set = [](const std::atomic<bool> &flag) {
+            while (!flag)
+                std::this_thread::yield();
         };
         /* Takes nothing from the first worker until the closer is to be woken. */
         wh_coro *busy = spawn(
