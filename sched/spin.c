@@ -198,12 +198,14 @@ bool spin_now(struct spin *spin, bool possible, uint64_t switches)
         return false;
     }
     bool seem_long = spin->idle_ns >= spin->limit_ns;
+    /* `left` goes on: else one long idle time now and then would keep everything from being tried.
+     */
     if (spin->phase == REST && seem_long) {
-        if (spin->pays)
-            spin->rest = REST_MIN; /* not to be given up for long */
-        rest(spin, CLOSED);
+        spin->phase = CLOSED;
+        if (spin->pays && spin->left > REST_MIN)
+            spin->left = spin->rest = REST_MIN; /* not to be given up for long */
     } else if (spin->phase == CLOSED && !seem_long) {
-        rest(spin, REST);
+        spin->phase = REST;
     }
     if (!spin->left)
         next_phase(spin, switches);

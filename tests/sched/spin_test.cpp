@@ -77,7 +77,7 @@ class Worker
 };
 
 /* Until it has tried often enough, and a thousand more in which it tries four. */
-constexpr int ENOUGH = 15000, FEW = 8;
+constexpr int ENOUGH = 20000, FEW = 8;
 
 /* In how many of a thousand idle times a worker looks that has tried often enough. */
 int looks_at_last(const Work &asleep, const Work &looking)
@@ -129,6 +129,19 @@ TEST_CASE(
         worker.idle(2000, {20000, 1}, {20000, 1}, asleep_ns, 30000);
         CHECK(worker.idle(1000, {20000, 1}, {20000, 1}, asleep_ns, 30000) >= 1000 - FEW);
     }
+}
+
+TEST_CASE("spin: one long idle time now and then does not keep a worker from trying")
+{
+    Worker worker;
+    worker.idle(ENOUGH, {20000, 16}, {20000, 4}, 30000, 30000);
+    int looked = 0;
+    for (int i = 0; i < 100; i++) {
+        looked = i < 90 ? 0 : looked;
+        looked += worker.idle(399, {20000, 4}, {5000, 4}, 30000, 30000);
+        looked += worker.idle(1, {20000, 4}, {20000, 4}, 100 * LIMIT_NS);
+    }
+    CHECK(looked >= 10 * 399 * 9 / 10);
 }
 
 TEST_CASE("spin: who sleeps because it gathers does so, too, when to wake up takes long")
