@@ -261,18 +261,18 @@ static void look_after(struct worker *w, const void *context)
 /* What is sent along with the watchdog's signals. */
 static char mark;
 
-/* One is sent, which is counted before. At most one waits while the handler has another: more are
- * merged (below SIGRTMIN), or not sent. */
+/* One is sent, which is counted before. At most one waits while the handler has another and a third
+ * is being sent: more are merged (below SIGRTMIN), or not sent. */
 static void signal_sent(struct worker *w)
 {
     uint8_t sent = __atomic_load_n(&w->watched.sent, __ATOMIC_RELAXED);
-    while (sent < 2 && !__atomic_compare_exchange_n(&w->watched.sent, &sent, sent + 1, true,
+    while (sent < 3 && !__atomic_compare_exchange_n(&w->watched.sent, &sent, sent + 1, true,
                                                     __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         ;
 }
 
 /* One is taken, or could not be sent. Returns whether there was one. What is merged is counted as
- * one more than there are: a bare signal of somebody else's may then be taken for it, once. */
+ * one more than there are: a bare signal of somebody else's may then be taken for it, once each. */
 static bool signal_taken(struct worker *w)
 {
     uint8_t sent = __atomic_load_n(&w->watched.sent, __ATOMIC_RELAXED);
@@ -288,7 +288,8 @@ static bool signal_taken(struct worker *w)
 static bool take_ours(struct worker *w, const siginfo_t *info)
 {
     bool marked = info->si_code == SI_QUEUE && info->si_value.sival_ptr == &mark;
-    bool bare = info->si_code == SI_USER && !info->si_pid && !info->si_uid;
+    bool bare =
+        info->si_signo < SIGRTMIN && info->si_code == SI_USER && !info->si_pid && !info->si_uid;
     if (!w || info->si_signo != w->run->watchdog.signal || !(marked || bare))
         return marked;
     return signal_taken(w) || marked;

@@ -241,13 +241,18 @@ TEST_CASE("direct: who is moved while it closes one leaves it as it was")
             while (!flag)
                 std::this_thread::yield();
         };
-        /* Takes nothing from the first worker until the closer is to be woken. */
-        wh_coro *busy = spawn(
-            [&] {
-                until_set(left);
-                return intptr_t{0};
-            },
-            &second);
+        /* All others take nothing from the first worker until the closer is to be woken. */
+        std::atomic<unsigned> busy_count{0};
+        std::vector<wh_coro *> busy;
+        for (wh_spawn_options other = second; other.worker <= wh_workers(); other.worker++)
+            busy.push_back(spawn(
+                [&] {
+                    busy_count++;
+                    until_set(left);
+                    return intptr_t{0};
+                },
+                &other));
+        until([&] { return busy_count == busy.size(); });
         auto serve = [&, fd = static_cast<int>(listener)] {
             const wh_fd direct = wh_accept_direct(fd);
             wh_spawn_options moves = {};
@@ -260,7 +265,11 @@ TEST_CASE("direct: who is moved while it closes one leaves it as it was")
                 },
                 &moves);
             char byte;
-            ssize_t n = wh_recv(direct, &byte, 1, 0);
+            ssize_t n = 0;
+            WH_WITH_TIMEOUT(10 * WH_SECOND)
+            {
+                n = wh_recv(direct, &byte, 1, 0);
+            }
             int wrong = n != -EBADF; /* the closer is woken, and has to go elsewhere */
             left = true;
             until_set(closed);
@@ -270,7 +279,8 @@ TEST_CASE("direct: who is moved while it closes one leaves it as it was")
             return static_cast<intptr_t>(wrong);
         };
         CHECK(join(spawn(serve, &first)) == 0);
-        join(busy);
+        for (wh_coro *coro : busy)
+            join(coro);
         char buf[16] = {};
         CHECK(recv(client, buf, 5, MSG_WAITALL) == 5);
         CHECK(std::string(buf) == "still");
