@@ -204,12 +204,29 @@ void *interrupted_at(const void *context)
 #endif
 }
 
+/* Whether the signal has cut a system call short (EINTR), or found the thread where one begins, to
+ * which the kernel sets it back for what is restarted (signal(7)). */
+static bool is_in_system_call(const void *context)
+{
+    const ucontext_t *u = context;
+    const uint8_t *at = interrupted_at(context);
+#if defined(__x86_64__)
+    static const uint8_t call[] = {0x0f, 0x05}; /* syscall */
+    bool is_cut = u->uc_mcontext.gregs[REG_RAX] == -EINTR;
+#else
+    static const uint8_t call[] = {0x01, 0x00, 0x00, 0xd4}; /* svc #0 */
+    bool is_cut = (int64_t)u->uc_mcontext.regs[0] == -EINTR;
+#endif
+    return !memcmp(is_cut ? at - sizeof call : at, call, sizeof call);
+}
+
 /* Who the hog is and where, for the watchdog to say. */
 static void describe(struct worker *w, const void *context)
 {
     struct watched *watched = &w->watched;
     coro_describe(w->current, watched->who, sizeof watched->who);
     watched->site = w->current->site;
+    watched->is_in_call = is_in_system_call(context);
     int count = backtrace(watched->frame, HOG_FRAMES_MAX);
     int first = 0; /* the handler's own frames are not of interest */
     while (first < count && watched->frame[first] != interrupted_at(context))
@@ -440,13 +457,19 @@ static bool stays(const struct worker *w)
            __atomic_load_n(&w->current, __ATOMIC_RELAXED) != &w->loop;
 }
 
-/* Whether the worker's thread is blocked in the user's code. */
+/* Whether the worker's thread is blocked in the user's code, and not in our handler there. */
 static bool is_blocked(const struct worker *w)
 {
     if (is_runnable(w->tid))
         return false;
     /* acquire: pairs with nothing: read after the state, which may be that of a later sleep */
-    return in_users_code(__atomic_load_n(&w->where, __ATOMIC_ACQUIRE)) && stays(w);
+    return __atomic_load_n(&w->where, __ATOMIC_ACQUIRE) == IN_USER && stays(w);
+}
+
+/* Whether it was when it was found, or when the signal has found it. */
+static bool was_blocked(const struct watched *watched)
+{
+    return watched->blocked || (answered(watched) && watched->is_in_call);
 }
 
 static void hog_begins(struct run *run, struct worker *w)
@@ -541,7 +564,7 @@ static void report_hog(struct run *run, const struct worker *w, const char *who,
     }
     dog->reported_ns = now_ns;
     const char *how = "", *cure = "Give its loop a wh_checkpoint(), or move it to wh_blocking()";
-    if (watched->blocked) {
+    if (was_blocked(watched)) {
         how = dog->signal ? ", in a system call that blocks (a sleep, a poll or a select is cut "
                             "short by the watchdog's signal: EINTR)"
                           : ", in a system call that blocks";
@@ -580,7 +603,7 @@ static void name_unanswered(struct run *run, struct worker *w, int64_t now_ns)
  * others: nothing is wrong with a coroutine on a machine that is too busy. */
 static bool is_at_fault(const struct run *run, const struct worker *w)
 {
-    return w->watched.blocked || is_blocked(w) ||
+    return was_blocked(&w->watched) || is_blocked(w) ||
            thread_cpu_ns(w) - w->watched.cpu_ns >= run->watchdog.tick_ns;
 }
 

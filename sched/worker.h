@@ -54,6 +54,7 @@ struct watched {
     uint64_t bound_coros; /* had to stay behind a hog: a figure */
     /* the handler's, and the watchdog's to read when it has answered */
     wh_coro *walked; /* the last of the run queue that was found to be bound */
+    bool is_in_call; /* it was interrupted in a system call, or where one begins */
     int frames;
     void *frame[HOG_FRAMES_MAX];
     char who[256];
