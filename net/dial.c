@@ -10,10 +10,14 @@
  *         v
  *      the group is cancelled, and has ended; what else came into the channel is closed
  *
+ * When the servers keep one family's addresses back the race begins with the other's (resolve.c),
+ * and the rest join it when the lookup is over.
+ *
  * struct race is on the caller's stack: no attempt outlives the group's block.
  */
 #include "base/base.h"
 #include "net/address.h"
+#include "net/resolve.h"
 
 #include <whorl/chan.h>
 #include <whorl/ctx.h>
@@ -24,15 +28,20 @@
 
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <string.h>
 #include <unistd.h>
 
 #define ATTEMPT_DELAY_NS_DEFAULT (250 * WH_MILLISECOND)
 
 enum { RACERS_MAX = 32 };
 
+/* The caller's, but for what is said. */
 struct race {
-    WH_CHAN(int) results;
-    bool no_nodelay;
+    WH_CHAN(int) results;  /* an attempt sends one */
+    bool no_nodelay;       /* constant */
+    struct flight *lookup; /* may still find more; or NULL */
+    int count, started, failed;
+    wh_addr addrs[RACERS_MAX]; /* constant, those of attempts that have been started */
 };
 
 static wh_fd dial(const struct sockaddr *to, socklen_t len, bool no_nodelay)
@@ -80,31 +89,62 @@ static int weight(int error)
     }
 }
 
+static bool is_started(const struct race *race, const wh_addr *addr)
+{
+    for (int i = 0; i < race->started; i++)
+        if (race->addrs[i].len == addr->len && !memcmp(&race->addrs[i].any, &addr->any, addr->len))
+            return true;
+    return false;
+}
+
+/* The lookup is over: all that it has found, in its order, but for those that are being tried. */
+static __attribute__((noinline)) void race_extend(struct race *race)
+{
+    wh_addr found[RACERS_MAX];
+    int count = resolve_found(race->lookup, found, RACERS_MAX);
+    race->lookup = NULL;
+    if (count < 0)
+        return;
+    race->count = race->started;
+    for (int i = 0; i < count && i < RACERS_MAX && race->count < RACERS_MAX; i++)
+        if (!is_started(race, &found[i]))
+            race->addrs[race->count++] = found[i];
+}
+
+static int64_t add_saturated(int64_t time_ns, int64_t duration_ns)
+{
+    return duration_ns < WH_NEVER - time_ns ? time_ns + duration_ns : WH_NEVER;
+}
+
 /* Starts them one after the other; returns when one has won, with its descriptor, or when none can
  * any more, with the error. */
-static int run_race(wh_group *group, const struct race *race, const wh_addr *addrs, int count,
-                    int64_t delay_ns)
+static int run_race(wh_group *group, struct race *race, int64_t delay_ns)
 {
     int error = 0;
-    for (int started = 0, failed = 0; failed < count;) {
-        if (started < count) {
-            int rc = wh_group_go(group, attempt, race, &addrs[started]);
+    int64_t next_ns = 0;
+    while (race->failed < race->count || race->lookup) {
+        if (race->started < race->count && wh_now() >= next_ns) {
+            int rc = wh_group_go(group, attempt, race, &race->addrs[race->started]);
             if (rc < 0)
                 return rc;
-            started++;
+            race->started++;
+            next_ns = add_saturated(wh_now(), delay_ns);
         }
         int result;
         int happened = wh_select(WH_RECV(race->results, &result),
-                                 started < count ? WH_AFTER(delay_ns) : WH_AT(WH_NEVER));
+                                 WH_AT(race->started < race->count ? next_ns : WH_NEVER),
+                                 WH_EVENT_SET(race->lookup ? resolve_over(race->lookup) : NULL));
         switch (happened) {
         case 0:
             if (result >= 0)
                 return result;
             if (weight(result) >= weight(error))
                 error = result;
-            failed++;
+            race->failed++;
+            next_ns = 0;
             break;
         case 1: break;
+        case 2: race_extend(race); break;
         default: return happened;
         }
     }
@@ -112,41 +152,58 @@ static int run_race(wh_group *group, const struct race *race, const wh_addr *add
     return why < 0 ? why : error;
 }
 
-static wh_fd race_all(const wh_addr *addrs, int count, const wh_dial_options *o)
+static wh_fd race_all(struct race *race, const wh_dial_options *o)
 {
-    const struct race race = {.results = wh_chan_create(int, (size_t)count),
-                              .no_nodelay = o->no_nodelay != 0};
-    if (!race.results)
+    race->results = wh_chan_create(int, RACERS_MAX);
+    if (!race->results)
         return -ENOMEM;
     int64_t delay_ns = o->attempt_delay_ns ? o->attempt_delay_ns : ATTEMPT_DELAY_NS_DEFAULT;
     wh_fd won = -ENOMEM;
     WH_WITH_GROUP(group, NULL)
     {
-        won = run_race(group, &race, addrs, count, delay_ns < 0 ? 0 : delay_ns);
+        won = run_race(group, race, delay_ns < 0 ? 0 : delay_ns);
         wh_group_cancel(group, 0);
     }
     /* Some may have been connected at the same time. */
     int other;
-    while (wh_chan_try_recv(race.results, &other) > 0) {
+    while (wh_chan_try_recv(race->results, &other) > 0) {
         if (other >= 0 && won < 0)
             won = other; /* and the context ended, too */
         else if (other >= 0)
             wh_close(other);
     }
-    wh_chan_unref(race.results);
+    wh_chan_unref(race->results);
     return won;
+}
+
+/* What the lookup finds, when it is over or when there is something to begin with. */
+static wh_fd dial_found(struct flight *lookup, const wh_dial_options *o)
+{
+    struct race race = {.no_nodelay = o->no_nodelay != 0};
+    int rc = wh_select(WH_EVENT_SET(resolve_over(lookup)), WH_EVENT_SET(resolve_early(lookup)));
+    if (rc < 0)
+        return rc;
+    bool over = wh_event_is_set(resolve_over(lookup));
+    int count = resolve_found(lookup, race.addrs, RACERS_MAX);
+    if (count < 0)
+        return count;
+    if (over && count == 1)
+        return dial(&race.addrs[0].any, race.addrs[0].len, o->no_nodelay);
+    race.lookup = over ? NULL : lookup;
+    race.count = count < RACERS_MAX ? count : RACERS_MAX;
+    return race_all(&race, o);
 }
 
 /* Out of line: its frame would cost who dials an address a page of stack more. */
 static __attribute__((noinline)) wh_fd dial_name(const char *text, const wh_dial_options *o)
 {
-    wh_addr found[RACERS_MAX];
-    int count = wh_resolve(text, o->resolver, found, RACERS_MAX);
-    if (count < 0)
-        return count;
-    if (count == 1)
-        return dial(&found[0].any, found[0].len, o->no_nodelay);
-    return race_all(found, count < RACERS_MAX ? count : RACERS_MAX, o);
+    struct flight *lookup;
+    int rc = resolve_join(text, o->resolver, &lookup);
+    if (rc < 0)
+        return rc;
+    wh_fd fd = dial_found(lookup, o);
+    resolve_leave(lookup);
+    return fd;
 }
 
 wh_fd wh_dial_tcp_with(const char *text, const wh_dial_options *options)

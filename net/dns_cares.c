@@ -14,13 +14,20 @@
  * A question that is under way has a time at which it is asked again. When there is none and no
  * answer either, c-ares has dropped the question: 1.34 does that at some allocations that fail.
  *
+ * It tells of nothing before both families' answers are there, or their times are over. When one of
+ * them is late (RFC 8305, section 3: 50 ms after the other's), each family is asked for once more
+ * by itself: the one whose answer has come answers again at once, and is what there is early. These
+ * two questions must be about the same name as the one that is waited for, which c-ares makes from
+ * the host and the search list: its name is taken from the datagram that c-ares sends.
+ *
  * c-ares is told to look nothing up in the hosts file: net/lookup.c has done that, and c-ares would
  * read it here, on the worker.
  *
  * Rejected: a channel for each worker with a coroutine that drives it. It would save opening a
  * socket for each lookup, and with that the port that an attacker has to guess; a lookup could not
  * be ended alone (ares_cancel() ends all of a channel); and it would have to be told of a changed
- * configuration.
+ * configuration. Rejected: to ask for each family by itself from the start. c-ares would sort each
+ * by itself (RFC 6724 compares the families, too), and their searches could end at different names.
  */
 #define CARES_NO_DEPRECATED /* all that is used here does what it did in 1.18 */
 
@@ -32,16 +39,29 @@
 #include <whorl/time.h>
 
 #include <ares.h>
+#include <ctype.h>
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+#define RESOLUTION_DELAY_NS (50 * WH_MILLISECOND)
+
+enum {
+    HEADER_BYTES = 12, /* of a message (RFC 1035, section 4.1) */
+    NAME_BYTES = 256,
+};
 
 struct dns {
     ares_channel channel;
     struct lookup *lookup;
+    char asked[NAME_BYTES];    /* the name of the last question, with a dot at its end; or "" */
+    int64_t heard_ns;          /* when something has come about that; 0: nothing yet */
+    char asked_by[NAME_BYTES]; /* the one that each family has been asked for by itself; or "" */
+    int by_open;               /* of these questions, those without an answer */
     bool answered;
     bool heard;       /* something has come from a server */
     int result;       /* 0 or -errno */
@@ -75,13 +95,49 @@ static ares_ssize_t dns_recvfrom(ares_socket_t fd, void *buf, size_t len, int fl
 {
     struct dns *dns = self;
     ssize_t n = recvfrom(fd, buf, len, flags, from, from_len);
-    dns->heard |= n > 0;
+    if (n > 0) {
+        dns->heard = true;
+        dns->heard_ns = dns->heard_ns ? dns->heard_ns : wh_now();
+    }
     return n;
+}
+
+/* The name that a message asks for; "" if it is not one of ordinary letters. */
+static void name_read(const uint8_t *message, size_t len, char ret_name[NAME_BYTES])
+{
+    size_t at = HEADER_BYTES, to = 0;
+    while (at < len && message[at] && at + 1 + message[at] < len &&
+           to + message[at] + 1u < NAME_BYTES) {
+        size_t label = message[at++];
+        for (size_t i = 0; i < label; i++, at++) {
+            bool ordinary = isalnum(message[at]) || message[at] == '-' || message[at] == '_';
+            ret_name[to++] = ordinary ? (char)message[at] : ' ';
+        }
+        ret_name[to++] = '.';
+    }
+    ret_name[to] = 0;
+    if (at >= len || message[at] || strchr(ret_name, ' '))
+        *ret_name = 0;
+}
+
+static void note_asked(struct dns *dns, ares_socket_t fd, const struct iovec *iov, int count)
+{
+    int type = 0;
+    socklen_t type_bytes = sizeof type;
+    if (count != 1 || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_bytes) < 0 ||
+        type != SOCK_DGRAM)
+        return;
+    char name[NAME_BYTES];
+    name_read(iov->iov_base, iov->iov_len, name);
+    if (!strcasecmp(name, dns->asked))
+        return;
+    memcpy(dns->asked, name, strlen(name) + 1);
+    dns->heard_ns = 0;
 }
 
 static ares_ssize_t dns_sendv(ares_socket_t fd, const struct iovec *iov, int count, void *self)
 {
-    (void)self;
+    note_asked(self, fd, iov, count);
     const struct msghdr msg = {.msg_iov = (struct iovec *)(uintptr_t)iov,
                                .msg_iovlen = (size_t)count};
     return sendmsg(fd, &msg, MSG_NOSIGNAL);
@@ -184,8 +240,28 @@ static void answered(void *self, int status, int timeouts, struct ares_addrinfo 
         return;
     for (const struct ares_addrinfo_node *node = info->nodes; node && dns->result == 0;
          node = node->ai_next)
-        dns->result = lookup_add(dns->lookup, node->ai_addr);
+        dns->result = lookup_add(dns->lookup, &dns->lookup->found, node->ai_addr);
     ares_freeaddrinfo(info);
+}
+
+static void answered_by_itself(void *self, int status, int timeouts, struct ares_addrinfo *info)
+{
+    (void)timeouts;
+    struct dns *dns = self;
+    struct lookup *lookup = dns->lookup;
+    dns->by_open--;
+    if (!info)
+        return;
+    int rc = error_of(dns, status);
+    bool first = !dns->answered && !lookup->early.count && !strcasecmp(dns->asked, dns->asked_by);
+    for (const struct ares_addrinfo_node *node = info->nodes; node && first && rc == 0;
+         node = node->ai_next)
+        rc = lookup_add(lookup, &lookup->early, node->ai_addr);
+    ares_freeaddrinfo(info);
+    if (rc < 0)
+        lookup->early.count = 0;
+    else if (first && lookup->early.count)
+        lookup->early_found(lookup);
 }
 
 int dns_begin(struct lookup *lookup)
@@ -208,9 +284,29 @@ int dns_begin(struct lookup *lookup)
 
 /* ---- Going on ---- */
 
-/* Waits for the first of the sockets, or for the time to ask again, and lets c-ares go on. It names
- * at most 16: of more than that many servers the last are not heard. Returns 0; -ENOMEM: nothing is
- * under way; or as wh_select_n(). */
+/* When each family is to be asked for by itself. */
+static int64_t ask_by_itself_ns(const struct dns *dns)
+{
+    bool may = dns->lookup->family == AF_UNSPEC && !dns->lookup->early.count && !dns->by_open &&
+               *dns->asked && strcasecmp(dns->asked, dns->asked_by) != 0;
+    return may && dns->heard_ns ? dns->heard_ns + RESOLUTION_DELAY_NS : WH_NEVER;
+}
+
+static void ask_by_itself(struct dns *dns)
+{
+    static const int families[] = {AF_INET, AF_INET6};
+    memcpy(dns->asked_by, dns->asked, sizeof dns->asked_by);
+    for (size_t i = 0; i < array_count(families); i++) {
+        const struct ares_addrinfo_hints hints = {.ai_family = families[i],
+                                                  .ai_socktype = SOCK_STREAM};
+        dns->by_open++;
+        ares_getaddrinfo(dns->channel, dns->asked_by, NULL, &hints, answered_by_itself, dns);
+    }
+}
+
+/* Waits for the first of the sockets, or for the time to ask again or otherwise, and lets c-ares go
+ * on. It names at most 16: of more than that many servers the last are not heard. Returns 0;
+ * -ENOMEM: nothing is under way; or as wh_select_n(). */
 static int turn(const struct dns *dns)
 {
     ares_socket_t sockets[ARES_GETSOCK_MAXNUM];
@@ -227,7 +323,9 @@ static int turn(const struct dns *dns)
     const struct timeval *wait = ares_timeout(dns->channel, NULL, &until);
     if (!wait)
         return -ENOMEM;
-    cases[count] = WH_AFTER(wait->tv_sec * WH_SECOND + wait->tv_usec * WH_MICROSECOND);
+    int64_t wake_ns = wh_now() + wait->tv_sec * WH_SECOND + wait->tv_usec * WH_MICROSECOND;
+    int64_t other_ns = ask_by_itself_ns(dns);
+    cases[count] = WH_AT(wake_ns < other_ns ? wake_ns : other_ns);
 
     int happened = wh_select_n(cases, count + 1);
     if (happened < 0)
@@ -242,8 +340,11 @@ int dns_drive(struct lookup *lookup)
 {
     struct dns *dns = lookup->dns;
     int rc = 0;
-    while (rc == 0 && !dns->answered)
+    while (rc == 0 && !dns->answered) {
+        if (wh_now() >= ask_by_itself_ns(dns))
+            ask_by_itself(dns);
         rc = turn(dns);
+    }
     return rc < 0 ? rc : dns->result;
 }
 

@@ -19,60 +19,60 @@
 
 /* ---- What was found ---- */
 
-int lookup_add(struct lookup *lookup, const struct sockaddr *address)
+int lookup_add(const struct lookup *lookup, struct addresses *to, const struct sockaddr *address)
 {
     bool is_ipv4 = address->sa_family == AF_INET;
     if (!is_ipv4 && address->sa_family != AF_INET6)
         return 0;
     if (lookup->family != AF_UNSPEC && lookup->family != address->sa_family)
         return 0;
-    if (lookup->count == lookup->room) {
-        size_t room = lookup->room ? 2 * lookup->room : 8;
-        wh_addr *found = mem_alloc(room * sizeof *found);
-        if (!found)
+    if (to->count == to->room) {
+        size_t room = to->room ? 2 * to->room : 8;
+        wh_addr *at = mem_alloc(room * sizeof *at);
+        if (!at)
             return -ENOMEM;
-        if (lookup->count)
-            memcpy(found, lookup->found, lookup->count * sizeof *found);
-        mem_free(lookup->found);
-        lookup->found = found;
-        lookup->room = room;
+        if (to->count)
+            memcpy(at, to->at, to->count * sizeof *at);
+        mem_free(to->at);
+        to->at = at;
+        to->room = room;
     }
-    wh_addr *to = &lookup->found[lookup->count++];
-    memset(to, 0, sizeof *to);
-    to->len = is_ipv4 ? sizeof to->in : sizeof to->in6;
-    memcpy(&to->any, address, to->len);
+    wh_addr *last = &to->at[to->count++];
+    memset(last, 0, sizeof *last);
+    last->len = is_ipv4 ? sizeof last->in : sizeof last->in6;
+    memcpy(&last->any, address, last->len);
     if (is_ipv4)
-        to->in.sin_port = htons(lookup->port);
+        last->in.sin_port = htons(lookup->port);
     else
-        to->in6.sin6_port = htons(lookup->port);
+        last->in6.sin6_port = htons(lookup->port);
     return 0;
 }
 
 /* Lets the families take turns, each in its own order, as long as there are both; the first
  * begins. */
-static int take_turns(struct lookup *lookup)
+static int take_turns(struct addresses *all)
 {
-    if (lookup->count < 3)
+    if (all->count < 3)
         return 0;
-    wh_addr *sorted = mem_alloc(lookup->count * sizeof *sorted);
+    wh_addr *sorted = mem_alloc(all->count * sizeof *sorted);
     if (!sorted)
         return -ENOMEM;
-    const wh_addr *found = lookup->found;
+    const wh_addr *found = all->at;
     size_t next[2] = {0, 0}; /* of the family of the first, of the other */
-    for (size_t i = 0; i < lookup->count; i++) {
+    for (size_t i = 0; i < all->count; i++) {
         for (int other = 0; other < 2; other++)
-            while (next[other] < lookup->count &&
+            while (next[other] < all->count &&
                    (found[next[other]].any.sa_family != found[0].any.sa_family) != other)
                 next[other]++;
         int turn = (int)(i & 1);
-        if (next[turn] == lookup->count)
+        if (next[turn] == all->count)
             turn = !turn;
-        wh_assert(next[turn] < lookup->count);
+        wh_assert(next[turn] < all->count);
         sorted[i] = found[next[turn]++];
     }
-    mem_free(lookup->found);
-    lookup->found = sorted;
-    lookup->room = lookup->count;
+    mem_free(all->at);
+    all->at = sorted;
+    all->room = all->count;
     return 0;
 }
 
@@ -117,7 +117,7 @@ static int numeric_find(struct lookup *lookup)
     snprintf(text, sizeof text, "%s:%u", lookup->host, lookup->port);
     if (address_tcp(text, &address) < 0)
         return 0;
-    int rc = lookup_add(lookup, &address.any);
+    int rc = lookup_add(lookup, &lookup->found, &address.any);
     return rc < 0 ? rc : 1;
 }
 
@@ -150,7 +150,7 @@ static int hosts_line(struct lookup *lookup, char *line, size_t host_len)
         return 0;
     while ((word = strtok_r(NULL, space, &rest)))
         if (same_name(word, lookup->host, host_len))
-            return lookup_add(lookup, &address.any);
+            return lookup_add(lookup, &lookup->found, &address.any);
     return 0;
 }
 
@@ -186,7 +186,7 @@ int lookup_prepare(struct lookup *lookup)
     if (rc != 0)
         return rc < 0 ? rc : 0; /* also with nothing found: no file or server knows better */
     rc = hosts_find(lookup);
-    if (rc < 0 || lookup->count)
+    if (rc < 0 || lookup->found.count)
         return rc;
     rc = dns_begin(lookup);
     return rc < 0 ? rc : 1;
@@ -198,14 +198,15 @@ int lookup_await(struct lookup *lookup, int rc)
         rc = dns_drive(lookup);
         dns_finish(lookup);
     }
-    if (rc == 0 && !lookup->count)
+    if (rc == 0 && !lookup->found.count)
         rc = -ENOENT;
-    return rc < 0 ? rc : take_turns(lookup);
+    return rc < 0 ? rc : take_turns(&lookup->found);
 }
 
 void lookup_finish(struct lookup *lookup)
 {
     dns_finish(lookup);
-    mem_free(lookup->found);
-    lookup->found = NULL;
+    mem_free(lookup->found.at);
+    mem_free(lookup->early.at);
+    lookup->found = lookup->early = (struct addresses){0};
 }

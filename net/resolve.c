@@ -1,5 +1,6 @@
 /*
- * resolve.c: the addresses of a name (whorl/resolve.h): who waits for which lookup.
+ * resolve.c: the addresses of a name (whorl/resolve.h): who waits for which lookup
+ * (net/resolve.h).
  *
  *      wh_resolve(), any number of them            a coroutine of its own
  *        find the flight, or begin it -----------> looks it up (net/lookup.h): on a thread of
@@ -14,6 +15,9 @@
  * more. The same lookup by several coroutines is found by its key: all that the result depends on,
  * one text after the other.
  *
+ * wh_dial_tcp() does not wait for `over` if there is something to begin with before (`early`): the
+ * addresses of one family, when the servers keep the other one back.
+ *
  * A flight has two sides, the callers' and the coroutine's. Each leaves it once; the second frees
  * it. A flight whose coroutines the run has abandoned is freed by a hook at the run's end; if it is
  * in the thread's hands then, by the thread; or, if no thread has begun it, and none will, by the
@@ -24,6 +28,7 @@
  */
 #include "net/address.h"
 #include "net/lookup.h"
+#include "net/resolve.h"
 #include "sched/blocking.h"
 #include "sched/sched.h"
 
@@ -57,6 +62,7 @@ struct flight {
     /* the thread's, then the coroutine's, until it sets `over` */
     struct lookup lookup;
     int error;
+    wh_event early; /* lookup.early is what it will be */
     wh_event over;
     char key[];
 };
@@ -196,6 +202,11 @@ static void flight_end(struct flight *flight, int error)
     wh_event_set(&flight->over);
 }
 
+static void flight_early(struct lookup *lookup)
+{
+    wh_event_set(&container_of(lookup, struct flight, lookup)->early);
+}
+
 /* The thread is through with it, or will not begin. */
 static void thread_leave(struct flight *flight)
 {
@@ -272,6 +283,7 @@ static struct flight *flight_create(const struct question *q, struct run *run)
     flight->run = run;
     flight->key_bytes = bytes;
     flight->lookup = q->lookup;
+    flight->lookup.early_found = flight_early;
     flight->hook.over = flight_abandoned;
     key_write(flight, q);
     return flight;
@@ -320,7 +332,7 @@ static int flight_join(const struct question *q, struct flight **ret_flight)
     return 0;
 }
 
-static void flight_leave(struct flight *flight)
+void resolve_leave(struct flight *flight)
 {
     INSIDE(self, "wh_resolve");
     (void)self;
@@ -357,21 +369,53 @@ static int refused(void)
     return rc < 0 ? refuse(self, rc) : 0;
 }
 
+static int ask(struct question *q, const char *address, const wh_resolver_options *options)
+{
+    const wh_resolver_options none = {0};
+    int rc = refused();
+    return rc < 0 ? rc : question_make(q, address, options ? options : &none);
+}
+
+int resolve_join(const char *address, const wh_resolver_options *options,
+                 struct flight **ret_flight)
+{
+    struct question q;
+    int rc = ask(&q, address, options);
+    return rc < 0 ? rc : flight_join(&q, ret_flight);
+}
+
+wh_event *resolve_over(struct flight *flight)
+{
+    return &flight->over;
+}
+
+wh_event *resolve_early(struct flight *flight)
+{
+    return &flight->early;
+}
+
+int resolve_found(struct flight *flight, wh_addr *ret_addrs, int most)
+{
+    const struct addresses *found = &flight->lookup.found;
+    if (!wh_event_is_set(&flight->over)) {
+        wh_assert(wh_event_is_set(&flight->early));
+        found = &flight->lookup.early;
+    } else if (flight->error < 0) {
+        return flight->error;
+    }
+    return deliver(found->at, found->count, ret_addrs, most);
+}
+
 int wh_resolve(const char *address, const wh_resolver_options *options, wh_addr *ret_addrs,
                int most)
 {
-    const wh_resolver_options none = {0};
-    const wh_resolver_options *o = options ? options : &none;
-    int rc = refused();
-    if (rc < 0)
-        return rc;
     struct question q;
-    rc = question_make(&q, address, o);
+    int rc = ask(&q, address, options);
     if (rc < 0)
         return rc;
     struct address numeric;
     if (address_tcp(address, &numeric) == 0) {
-        if (o->family != AF_UNSPEC && o->family != numeric.any.sa_family)
+        if (q.lookup.family != AF_UNSPEC && q.lookup.family != numeric.any.sa_family)
             return -ENOENT;
         wh_addr addr = {.len = numeric.len};
         memcpy(&addr.any, &numeric.any, numeric.len);
@@ -383,9 +427,7 @@ int wh_resolve(const char *address, const wh_resolver_options *options, wh_addr 
         return rc;
     rc = wh_event_wait(&flight->over);
     if (rc == 0)
-        rc = flight->error < 0
-                 ? flight->error
-                 : deliver(flight->lookup.found, flight->lookup.count, ret_addrs, most);
-    flight_leave(flight);
+        rc = resolve_found(flight, ret_addrs, most);
+    resolve_leave(flight);
     return rc;
 }

@@ -6,7 +6,9 @@
 
 #include <catch2/catch_test_macros.hpp>
 
+#include <algorithm>
 #include <atomic>
+#include <climits>
 #include <memory>
 
 #include <sys/resource.h>
@@ -397,6 +399,215 @@ TEST_CASE("dial: a name of DNS, by the name of a service")
         fd = Fd(wh_dial_tcp_with("name.test:no-such-service", &options));
         CHECK(fd == -ESRCH);
     });
+}
+
+namespace
+{
+
+/* A server of DNS that answers only when it is told to, in place of a live and a dead address. */
+struct SlowPlace {
+    NameServer server;
+    Fd live = plain_listener(256);
+    int port = Address::of(live).port();
+    wh_resolver_options resolver = server.options();
+    wh_dial_options options = {};
+
+    SlowPlace()
+    {
+        resolver.try_ns = WH_MINUTE; /* waiting for it is not what ends a test */
+        options.resolver = &resolver;
+        options.attempt_delay_ns = WH_MILLISECOND;
+    }
+    wh_fd dial(const std::string &name) const
+    {
+        return wh_dial_tcp_with((name + ":" + std::to_string(port)).c_str(), &options);
+    }
+};
+
+} // namespace
+
+TEST_CASE("dial: an answer for one family that does not come is waited for 50 ms")
+{
+    const int fds = fds_open();
+    in_run([] {
+        SlowPlace place;
+        place.server.on("name.test", A, Reply::with({"127.0.0.1"}));
+        place.server.on("name.test", AAAA, Reply::drop());
+        const uint64_t live = live_now();
+        const int64_t start_ns = wh_now();
+        Fd fd(place.dial("name.test"));
+        const int64_t took_ns = wh_now() - start_ns;
+        CHECK(peer_of(fd) == "127.0.0.1");
+        CHECK(took_ns >= 50 * WH_MILLISECOND);
+        CHECK(took_ns < 30 * WH_SECOND);
+        until_live(live); /* the lookup has ended, too */
+        CHECK(place.server.asked("name.test", A) <= 2);
+        CHECK(place.server.asked("name.test", AAAA) <= 2);
+        if (!has_ipv6())
+            return;
+        Fd six(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        const Address address = on_port("::1", place.port);
+        CHECK(bind(six, address.any(), address.len) == 0);
+        CHECK(listen(six, 16) == 0);
+        place.server.on("six.test", AAAA, Reply::with({"::1"}));
+        place.server.on("six.test", A, Reply::drop());
+        fd = Fd(place.dial("six.test"));
+        CHECK(peer_of(fd) == "[::1]");
+    });
+    CHECK(fds_open() == fds);
+}
+
+TEST_CASE("dial: while both families' answers come nobody is asked twice")
+{
+    in_run([] {
+        SlowPlace place;
+        place.server.on("name.test", A, Reply::with({"127.0.0.1"}));
+        place.server.on("name.test", AAAA, Reply::with({"2001:db8::1"}));
+        int fewest = INT_MAX; /* others may keep the server from its core for 50 ms */
+        for (int i = 0; i < 20; i++) {
+            const int before = place.server.asked("name.test", A);
+            Fd fd(place.dial("name.test"));
+            CHECK(peer_of(fd) == "127.0.0.1");
+            fewest = std::min(fewest, place.server.asked("name.test", A) - before);
+        }
+        CHECK(fewest == 1);
+    });
+}
+
+TEST_CASE("dial: addresses whose family comes late join the race")
+{
+    if (!has_ipv6())
+        SKIP("this machine has no IPv6");
+    in_run([] {
+        SlowPlace place;
+        wh_event gate = {};
+        /* None of these lives: refused, no answer. */
+        Blackhole dead(on_port("127.0.0.2", place.port));
+        CHECK(dead.works());
+        place.server.on("refused.test", A, Reply::with({"127.0.0.3", "127.0.0.4"}));
+        place.server.on("silent.test", A, Reply::with({"127.0.0.2"}));
+        Fd six(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        const Address address = on_port("::1", place.port);
+        CHECK(bind(six, address.any(), address.len) == 0);
+        CHECK(listen(six, 16) == 0);
+        for (const char *name : {"refused.test", "silent.test"}) {
+            place.server.on(name, AAAA, Reply::with({"::1"}).behind(&gate));
+            wh_event_reset(&gate);
+            wh_fd got = -1;
+            wh_coro *caller = spawn([&] { got = place.dial(name); });
+            until(
+                [&] { return place.server.asked(name, A) >= 2; }); /* the race has begun or will */
+            wh_event_set(&gate);
+            join(caller);
+            Fd fd(got);
+            INFO(name);
+            CHECK(peer_of(fd) == "[::1]");
+        }
+        /* And when the late answer brings nothing, what has failed has. */
+        place.server.on("nothing.test", A, Reply::with({"127.0.0.3"}));
+        place.server.on("nothing.test", AAAA, Reply::code(NOERROR).behind(&gate));
+        wh_event_reset(&gate);
+        wh_fd got = -1;
+        wh_coro *caller = spawn([&] { got = place.dial("nothing.test"); });
+        until([&] { return place.server.asked("nothing.test", A) >= 2; });
+        wh_event_set(&gate);
+        join(caller);
+        CHECK(got == -ECONNREFUSED);
+    });
+}
+
+TEST_CASE("dial: what there is early is of the name that the search is at")
+{
+    if (!has_ipv6())
+        SKIP("this machine has no IPv6");
+    in_run([] {
+        SlowPlace place;
+        wh_event gate = {};
+        place.resolver.search = "a.test,b.test";
+        place.server.on("host.a.test", AAAA, Reply::with({"::1"}).behind(&gate));
+        place.server.on("host.b.test", A, Reply::with({"127.0.0.1"}));
+        Fd six(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        const Address address = on_port("::1", place.port);
+        CHECK(bind(six, address.any(), address.len) == 0);
+        CHECK(listen(six, 16) == 0);
+        wh_fd got = -1;
+        wh_coro *caller = spawn([&] { got = place.dial("host"); });
+        until([&] { return place.server.asked("host.a.test", A) >= 2; });
+        for (int i = 0; i < 100; i++)
+            wh_yield();
+        CHECK(got == -1);
+        wh_event_set(&gate);
+        join(caller);
+        Fd fd(got);
+        CHECK(peer_of(fd) == "[::1]");
+        CHECK(place.server.asked("host.b.test", A) == 0);
+        /* the second name of a search has its 50 ms, too */
+        place.server.on("other.b.test", A, Reply::with({"127.0.0.1"}));
+        place.server.on("other.b.test", AAAA, Reply::drop());
+        fd = Fd(place.dial("other"));
+        CHECK(peer_of(fd) == "127.0.0.1");
+    });
+}
+
+TEST_CASE("dial: a lookup that only some wait for to the end")
+{
+    in_run([] {
+        SlowPlace place;
+        wh_event gate = {};
+        place.server.on("name.test", A, Reply::with({"127.0.0.1"}));
+        place.server.on("name.test", AAAA, Reply::with({"2001:db8::1"}).behind(&gate));
+        std::string whole;
+        const std::string address = "name.test:" + std::to_string(place.port);
+        const uint64_t live = live_now();
+        wh_coro *patient = spawn([&] { whole = resolved(address, place.resolver); });
+        std::vector<wh_coro *> callers;
+        std::atomic<int> connected{0};
+        for (int i = 0; i < 8; i++)
+            callers.push_back(spawn([&] {
+                Fd fd(place.dial("name.test"));
+                connected += peer_of(fd) == "127.0.0.1";
+            }));
+        for (wh_coro *caller : callers)
+            join(caller);
+        CHECK(connected == 8);
+        CHECK(whole.empty());
+        Fd late(place.dial("name.test")); /* one that comes when there is something already */
+        CHECK(peer_of(late) == "127.0.0.1");
+        wh_event_set(&gate);
+        join(patient);
+        CHECK(whole.find("127.0.0.1") != std::string::npos);
+        CHECK(whole.find("2001:db8::1") != std::string::npos);
+        CHECK(place.server.asked("name.test", A) <= 2);
+        until_live(live);
+    });
+}
+
+TEST_CASE("dial: cancel and deadline end a race that waits for the late family")
+{
+    const int fds = fds_open();
+    in_run([] {
+        SlowPlace place;
+        place.server.on("name.test", A, Reply::with({"127.0.0.3"})); /* refused */
+        place.server.on("name.test", AAAA, Reply::drop());
+        const uint64_t live = live_now();
+        for (int i = 0; i < 5; i++) {
+            wh_fd got = -1;
+            WH_WITH_TIMEOUT(i * 30 * WH_MILLISECOND)
+            {
+                got = place.dial("name.test");
+            }
+            CHECK(got == -ETIMEDOUT);
+        }
+        wh_fd got = -1;
+        const int before = place.server.asked("name.test", A);
+        wh_coro *caller = spawn([&] { got = place.dial("name.test"); });
+        until([&] { return place.server.asked("name.test", A) >= before + 2; });
+        wh_cancel(caller);
+        join(caller);
+        CHECK(got == -ECANCELED);
+        until_live(live);
+    });
+    CHECK(fds_open() == fds);
 }
 
 #endif

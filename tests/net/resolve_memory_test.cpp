@@ -203,6 +203,48 @@ TEST_CASE("resolve: whichever allocation fails, a lookup says so or succeeds, an
     ares_library_cleanup();
 }
 
+TEST_CASE("resolve: whichever allocation fails, a race that begins early leaves nothing")
+{
+    ares_library_init_mem(ARES_LIB_INIT_ALL, cares_alloc, cares_free, cares_realloc);
+    const int fds = fds_open();
+    in_run([] {
+        NameServer server;
+        server.on("name.test", A, Reply::with({"127.0.0.1"}));
+        server.on("name.test", AAAA, Reply::drop());
+        Fd live = plain_listener(256);
+        const std::string address = "name.test:" + std::to_string(Address::of(live).port());
+        wh_resolver_options resolver = server.options();
+        resolver.try_ns = 300 * WH_MILLISECOND;
+        resolver.tries = 1;
+        wh_dial_options options = {};
+        options.resolver = &resolver;
+        const uint64_t coros = live_now();
+        int before = held;
+        int failures = 0, successes = 0, n = 0;
+        for (bool all = false; !all && n < 2000; n += n < 30 ? 2 : 11) {
+            left = n;
+            const wh_fd fd = wh_dial_tcp_with(address.c_str(), &options);
+            all = left > 0;
+            left = INT_MAX;
+            if (fd >= 0)
+                wh_close(fd);
+            until_live(coros);
+            INFO(n << ": " << fd);
+            CHECK((fd >= 0 || fd == -ENOMEM || fd == -EHOSTDOWN || fd == -EREMOTEIO ||
+                   fd == -ENOENT));
+            failures += fd == -ENOMEM;
+            successes += fd >= 0;
+            CHECK((held == before || !all)); /* as above */
+            before = held;
+        }
+        CHECK(failures > 5);
+        CHECK(successes > 0);
+        CHECK(n < 2000);
+    });
+    CHECK(fds_open() == fds);
+    ares_library_cleanup();
+}
+
 namespace
 {
 bool forgets = false; /* c-ares 1.34 does, at some allocations that fail */
