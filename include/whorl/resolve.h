@@ -52,9 +52,9 @@ typedef struct wh_resolver_options {
  *
  * Stores the first `most` of them, and returns how many there are, 1 at least. They are in the
  * order in which to try them: sorted as RFC 6724 says (those of a hosts file stay as they are
- * written), and with the families taking turns. It waits for the answers for both (wh_dial_tcp() need not). May
- * park, and obeys deadline and cancel: it leaves
- * a lookup at once. An address with a number for its port is served without parking.
+ * written), and with the families taking turns. It waits for the answers for both (wh_dial_tcp()
+ * need not). May park, and obeys deadline and cancel: it leaves a lookup at once. An address with a
+ * number for its port is served without parking.
  *
  *   -EINVAL     the text, or an option, is not of the form above
  *   -ENOENT     there is no such name, or it has no address of the family that was asked for
