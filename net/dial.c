@@ -33,7 +33,10 @@
 
 #define ATTEMPT_DELAY_NS_DEFAULT (250 * WH_MILLISECOND)
 
-enum { RACERS_MAX = 32 };
+enum {
+    RACERS_MAX = 32,
+    EARLY_MAX = 16, /* of them, while the other family may come */
+};
 
 /* The caller's, but for what is said. */
 struct race {
@@ -190,7 +193,8 @@ static wh_fd dial_found(struct flight *lookup, const wh_dial_options *o)
     if (over && count == 1)
         return dial(&race.addrs[0].any, race.addrs[0].len, o->no_nodelay);
     race.lookup = over ? NULL : lookup;
-    race.count = count < RACERS_MAX ? count : RACERS_MAX;
+    int most = over ? RACERS_MAX : EARLY_MAX;
+    race.count = count < most ? count : most;
     return race_all(&race, o);
 }
 

@@ -12,13 +12,17 @@
  * operation is ever in flight on one that it closes.
  *
  * A question that is under way has a time at which it is asked again. When there is none and no
- * answer either, c-ares has dropped the question: 1.34 does that at some allocations that fail.
+ * answer either, c-ares has dropped the question: 1.34 does that at some allocations that fail. (It
+ * is noticed when the questions below are through, if there are any.)
  *
- * It tells of nothing before both families' answers are there, or their times are over. When one of
- * them is late (RFC 8305, section 3: 50 ms after the other's), each family is asked for once more
- * by itself: the one whose answer has come answers again at once, and is what there is early. These
- * two questions must be about the same name as the one that is waited for, which c-ares makes from
- * the host and the search list: its name is taken from the datagram that c-ares sends.
+ * It tells of nothing before both families' answers are there, or their times are over. When that
+ * is not so 50 ms after something has come (RFC 8305, section 3), each family is asked for once
+ * more by itself: the one whose answer has come answers again at once (1.34 keeps it, and asks
+ * nobody), and is what there is early. These two questions must be about the same name as the one
+ * that is waited for, which c-ares makes from the host and the search list: its name is taken from
+ * the datagrams that c-ares sends. They go on for their name when the search has left it (c-ares
+ * cannot end one question); so the next name is asked for by itself only when they are through, and
+ * datagrams of a name that has been left do not say where the search is.
  *
  * c-ares is told to look nothing up in the hosts file: net/lookup.c has done that, and c-ares would
  * read it here, on the worker.
@@ -59,7 +63,7 @@ struct dns {
     ares_channel channel;
     struct lookup *lookup;
     char asked[NAME_BYTES];    /* the name of the last question, with a dot at its end; or "" */
-    int64_t heard_ns;          /* when something has come about that; 0: nothing yet */
+    int64_t heard_ns;          /* when something has come after that; 0: nothing yet */
     char asked_by[NAME_BYTES]; /* the one that each family has been asked for by itself; or "" */
     int by_open;               /* of these questions, those without an answer */
     bool answered;
@@ -129,8 +133,8 @@ static void note_asked(struct dns *dns, ares_socket_t fd, const struct iovec *io
         return;
     char name[NAME_BYTES];
     name_read(iov->iov_base, iov->iov_len, name);
-    if (!strcasecmp(name, dns->asked))
-        return;
+    if (*name && (!strcasecmp(name, dns->asked) || !strcasecmp(name, dns->asked_by)))
+        return; /* asked again; or by itself, be it for a name that the search has left */
     memcpy(dns->asked, name, strlen(name) + 1);
     dns->heard_ns = 0;
 }
@@ -342,8 +346,8 @@ int dns_drive(struct lookup *lookup)
     int rc = 0;
     while (rc == 0 && !dns->answered) {
         if (wh_now() >= ask_by_itself_ns(dns))
-            ask_by_itself(dns);
-        rc = turn(dns);
+            ask_by_itself(dns); /* which may be what ends the other, when nothing can be sent */
+        rc = dns->answered ? 0 : turn(dns);
     }
     return rc < 0 ? rc : dns->result;
 }

@@ -202,8 +202,10 @@ bool spin_now(struct spin *spin, bool possible, uint64_t switches)
      */
     if (spin->phase == REST && seem_long) {
         spin->phase = CLOSED;
-        if (spin->pays && spin->left > REST_MIN)
-            spin->left = spin->rest = REST_MIN; /* not to be given up for long */
+        if (spin->pays) { /* not to be given up for long */
+            spin->rest = REST_MIN;
+            spin->left = spin->left < REST_MIN ? spin->left : REST_MIN;
+        }
     } else if (spin->phase == CLOSED && !seem_long) {
         spin->phase = REST;
     }

@@ -53,8 +53,9 @@ typedef struct wh_dial_options {
  * A name is resolved, and its addresses (the first 32) are raced as RFC 8305 says: in their order,
  * the families taking turns, each gets a head start on the next, which an attempt that fails cuts
  * short. The first that is connected is the result; the others are cancelled and closed. When the
- * servers of DNS keep the answer for one family back for 50 ms after that for the other, the race
- * begins with what there is, and the rest join it when they come.
+ * servers of DNS keep the answer for one family back, whichever it is, for 50 ms after that for the
+ * other, the race begins with what there is (16 addresses at most), and the rest join it when they
+ * come.
  *
  * Returns the descriptor; or, with nothing left open,
  *
