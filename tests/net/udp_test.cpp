@@ -10,6 +10,8 @@
 
 #include <catch2/catch_test_macros.hpp>
 
+#include <atomic>
+
 #include <algorithm>
 #include <numeric>
 
@@ -688,10 +690,21 @@ TEST_CASE("udp: every wait ends with deadline, cancel and close, and nothing was
     });
 }
 
+namespace
+{
+/* Whether a datagram waits to be received. */
+bool waits_there(int fd)
+{
+    char byte;
+    return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0;
+}
+} // namespace
+
 TEST_CASE("udp: many coroutines on all workers send to one, which answers each")
 {
     in_run([] {
         constexpr unsigned PEERS = 40, ROUNDS = times(50);
+        std::atomic<int> lost{0};
         Fd server(wh_listen_udp("127.0.0.1:0", nullptr));
         std::string address = text_of(addr_of(server));
         wh_coro *coro = on(worker_for(1), [&]() -> intptr_t {
@@ -716,8 +729,20 @@ TEST_CASE("udp: many coroutines on all workers send to one, which answers each")
             intptr_t rounds = 0;
             for (unsigned round = 0; round < ROUNDS; round++) {
                 uint32_t sent = i * 1000 + round, got = 0;
-                if (wh_udp_send(fd, &sent, sizeof sent, nullptr) != sizeof sent ||
-                    wh_udp_recv(fd, &got, sizeof got, nullptr) != sizeof got || got != sent)
+                if (wh_udp_send(fd, &sent, sizeof sent, nullptr) != sizeof sent)
+                    break;
+                intptr_t n = 0;
+                WH_WITH_TIMEOUT(10 * WH_SECOND)
+                {
+                    n = wh_udp_recv(fd, &got, sizeof got, nullptr);
+                }
+                if (n == -ETIMEDOUT && !waits_there(fd) && !waits_there(server)) {
+                    lost++; /* by the kernel, whose queues are full when others use them */
+                    fd = Fd(wh_dial_udp(address.c_str(), nullptr)); /* no late answer to this one */
+                    round--;
+                    continue;
+                }
+                if (n != sizeof got || got != sent)
                     break;
                 rounds++;
             }
@@ -727,6 +752,7 @@ TEST_CASE("udp: many coroutines on all workers send to one, which answers each")
         CHECK(right == intptr_t(PEERS * ROUNDS));
         wh_cancel(coro);
         intptr_t served = join(coro);
-        CHECK(served == intptr_t(PEERS * ROUNDS));
+        CHECK(served >= intptr_t(PEERS * ROUNDS));
+        CHECK(served <= intptr_t(PEERS * ROUNDS) + lost);
     });
 }
