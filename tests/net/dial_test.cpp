@@ -110,6 +110,16 @@ bool has_ipv6()
     return fd >= 0 && bind(fd, address.any(), address.len) == 0;
 }
 
+/* A listener on ::1. */
+Fd ipv6_listener(int port)
+{
+    Fd fd(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const Address address = on_port("::1", port);
+    CHECK(bind(fd, address.any(), address.len) == 0);
+    CHECK(listen(fd, 16) == 0);
+    return fd;
+}
+
 } // namespace
 
 TEST_CASE("dial: a name with one address is dialled as the address would be")
@@ -445,10 +455,7 @@ TEST_CASE("dial: an answer for one family that does not come is waited for 50 ms
         CHECK(place.server.asked("name.test", AAAA) <= 2);
         if (!has_ipv6())
             return;
-        Fd six(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
-        const Address address = on_port("::1", place.port);
-        CHECK(bind(six, address.any(), address.len) == 0);
-        CHECK(listen(six, 16) == 0);
+        Fd six = ipv6_listener(place.port);
         place.server.on("six.test", AAAA, Reply::with({"::1"}));
         place.server.on("six.test", A, Reply::drop());
         fd = Fd(place.dial("six.test"));
@@ -486,10 +493,7 @@ TEST_CASE("dial: addresses whose family comes late join the race")
         CHECK(dead.works());
         place.server.on("refused.test", A, Reply::with({"127.0.0.3", "127.0.0.4"}));
         place.server.on("silent.test", A, Reply::with({"127.0.0.2"}));
-        Fd six(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
-        const Address address = on_port("::1", place.port);
-        CHECK(bind(six, address.any(), address.len) == 0);
-        CHECK(listen(six, 16) == 0);
+        Fd six = ipv6_listener(place.port);
         for (const char *name : {"refused.test", "silent.test"}) {
             place.server.on(name, AAAA, Reply::with({"::1"}).behind(&gate));
             wh_event_reset(&gate);
@@ -527,10 +531,7 @@ TEST_CASE("dial: what there is early is of the name that the search is at")
         place.resolver.search = "a.test,b.test";
         place.server.on("host.a.test", AAAA, Reply::with({"::1"}).behind(&gate));
         place.server.on("host.b.test", A, Reply::with({"127.0.0.1"}));
-        Fd six(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
-        const Address address = on_port("::1", place.port);
-        CHECK(bind(six, address.any(), address.len) == 0);
-        CHECK(listen(six, 16) == 0);
+        Fd six = ipv6_listener(place.port);
         wh_fd got = -1;
         wh_coro *caller = spawn([&] { got = place.dial("host"); });
         until([&] { return place.server.asked("host.a.test", AAAA) >= 2; });
@@ -565,10 +566,7 @@ TEST_CASE("dial: an answer for a name that the search has left is none")
                         {Reply::code(NOERROR).behind(&gate), Reply::drop(), Reply::with({"::1"})});
         place.server.on("host.b.test", A, Reply::with({"127.0.0.1"}));
         place.server.on("host.b.test", AAAA, Reply::drop());
-        Fd six(socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
-        const Address address = on_port("::1", place.port);
-        CHECK(bind(six, address.any(), address.len) == 0);
-        CHECK(listen(six, 16) == 0);
+        Fd six = ipv6_listener(place.port);
         wh_fd got = -1;
         wh_coro *caller = spawn([&] { got = place.dial("host"); });
         until([&] { return place.server.asked("host.a.test", AAAA) >= 2; });
