@@ -262,7 +262,7 @@ static void answered_by_itself(void *self, int status, int timeouts, struct ares
          node = node->ai_next)
         rc = lookup_add(lookup, &lookup->early, node->ai_addr);
     ares_freeaddrinfo(info);
-    if (rc < 0)
+    if (first && rc < 0)
         lookup->early.count = 0;
     else if (first && lookup->early.count)
         lookup->early_found(lookup);

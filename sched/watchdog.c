@@ -205,19 +205,20 @@ void *interrupted_at(const void *context)
 }
 
 /* Whether the signal has cut a system call short (EINTR), or found the thread where one begins, to
- * which the kernel sets it back for what is restarted (signal(7)). */
+ * which the kernel sets it back for what is restarted (signal(7)). No more is read of the code than
+ * is sure to be there: the first byte of `syscall` is no instruction by itself. */
 static bool is_in_system_call(const void *context)
 {
     const ucontext_t *u = context;
-    const uint8_t *at = interrupted_at(context);
 #if defined(__x86_64__)
-    static const uint8_t call[] = {0x0f, 0x05}; /* syscall */
-    bool is_cut = u->uc_mcontext.gregs[REG_RAX] == -EINTR;
+    const uint8_t *at = interrupted_at(context);
+    if (u->uc_mcontext.gregs[REG_RAX] == -EINTR)
+        return at[-1] == 0x05 && at[-2] == 0x0f;
+    return at[0] == 0x0f && at[1] == 0x05;
 #else
-    static const uint8_t call[] = {0x01, 0x00, 0x00, 0xd4}; /* svc #0 */
-    bool is_cut = (int64_t)u->uc_mcontext.regs[0] == -EINTR;
+    const uint32_t *at = interrupted_at(context), svc = 0xd4000001;
+    return (int64_t)u->uc_mcontext.regs[0] == -EINTR ? at[-1] == svc : at[0] == svc;
 #endif
-    return !memcmp(is_cut ? at - sizeof call : at, call, sizeof call);
 }
 
 /* Who the hog is and where, for the watchdog to say. */

@@ -559,7 +559,7 @@ TEST_CASE("dial: an answer for a name that the search has left is none")
         SlowPlace place;
         wh_event gate = {};
         place.resolver.search = "a.test,b.test";
-        place.resolver.try_ns = 300 * WH_MILLISECOND;
+        place.resolver.try_ns = 2 * WH_SECOND;
         /* The one that asks for both; the one by itself, which gets lost; the same, again. */
         place.server.on("host.a.test", A, Reply::code(NOERROR));
         place.server.on("host.a.test", AAAA,
@@ -570,7 +570,8 @@ TEST_CASE("dial: an answer for a name that the search has left is none")
         wh_fd got = -1;
         wh_coro *caller = spawn([&] { got = place.dial("host"); });
         until([&] { return place.server.asked("host.a.test", AAAA) >= 2; });
-        CHECK(wh_sleep(100 * WH_MILLISECOND) == 0); /* it is asked again before the next name is */
+        /* It is asked again before the next name is asked again. */
+        CHECK(wh_sleep(100 * WH_MILLISECOND) == 0);
         wh_event_set(&gate);
         join(caller);
         Fd fd(got);
