@@ -8,7 +8,8 @@
 
 static inline void current_set(struct worker *w, wh_coro *coro)
 {
-    __atomic_store_n(&w->current, coro, __ATOMIC_RELAXED);
+    /* release: pairs with the acquire in name_unanswered() */
+    __atomic_store_n(&w->current, coro, __ATOMIC_RELEASE);
 }
 
 /* What runs next: the head of the queue, or the loop when that is empty or it is the loop's turn.

@@ -587,7 +587,8 @@ static void report_hog(struct run *run, const struct worker *w, const char *who,
 static void name_unanswered(struct run *run, struct worker *w, int64_t now_ns)
 {
     char who[256];
-    const wh_coro *coro = __atomic_load_n(&w->current, __ATOMIC_RELAXED);
+    /* acquire: pairs with the release in current_set(): its memory may be new */
+    const wh_coro *coro = __atomic_load_n(&w->current, __ATOMIC_ACQUIRE);
     /* acquire: pairs with nothing: read before the progress is, below */
     struct wh_site *site = __atomic_load_n(&coro->site, __ATOMIC_ACQUIRE);
     /* acquire: pairs with nothing, the same */
