@@ -5,6 +5,12 @@
  * (127.0.0.1), or nothing (every address of the machine); PORT a number from 0 to 65535. To be
  * dialled, HOST may also be a name and PORT that of a service, as whorl/resolve.h describes them. A
  * Unix address is a path; one that begins with '@' is in the abstract namespace (unix(7)).
+ *
+ *     wh_fd fd = wh_dial_tcp("www.example.org:http");
+ *     if (fd < 0)
+ *         return fd;                 -ENOENT: no such name; -ESRCH: no such service
+ *     ...                            wh_send_all(), wh_recv() (whorl/io.h)
+ *     wh_close(fd);
  */
 #ifndef WHORL_NET_H
 #define WHORL_NET_H
@@ -61,8 +67,8 @@ typedef struct wh_dial_options {
  *
  *   -EINVAL, -ENAMETOOLONG    as above
  *   -ETIMEDOUT, -ECANCELED    the context ended
- *   the errors of wh_resolve(), if there is a name: -ENOENT, which strerror(3) takes for a file's,
- *   means that there is no such name
+ *   the errors of wh_resolve(), if there is a name: -ENOENT and -ESRCH, which strerror(3) takes for
+ *   a file's and a process's, mean that there is no such name, and no such service
  *   the errors of socket(2) and connect(2). Of several addresses: that the program itself lacks
  *   something (-EMFILE...), else that a machine refused, else that none answered, else that there
  *   was no way to any; the last of these, if they differ

@@ -3,6 +3,8 @@
  *
  *     wh_addr found[16];
  *     int n = wh_resolve("www.example.org:https", NULL, found, 16);
+ *     if (n < 0)
+ *         return n;
  *     for (int i = 0; i < n && i < 16; i++)
  *         ...                        connect to &found[i].any, which is found[i].len bytes long
  *
