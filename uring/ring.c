@@ -20,6 +20,11 @@
  * (EAGAIN), or wants its completions taken first (EBUSY), we take them and try again, in steps of a
  * millisecond: the operations in flight are what gives memory back.
  *
+ * Fairness. An enter takes all operations that can be done at once, and of those that had to wait
+ * for their socket and now need not some twenty (Linux 6.13). Under load the former bring the next
+ * of their kind, and the latter are overtaken time and again: so when an enter has left some, and
+ * brought many, another one takes as many of them.
+ *
  * Waking. Another thread posts an empty completion (user_data 0, as a cancel's) into the ring by a
  * message that needs no ring of its own, where the kernel has that. Elsewhere it writes to an
  * eventfd, which the ring polls with one multishot operation (user_data 1). The eventfd is never
@@ -74,6 +79,11 @@ enum {
      * cancelled on a thread of the ring's lets them out. */
     RESTART_FIRST = 512,
     STARVED_TRIES_MAX = 5000, /* milliseconds without memory before it is said aloud */
+    /* A second enter takes what the first has left: when there are so many completions, up to so
+     * many more, and only if no more operations are in flight than the caches hold. */
+    EVEN_MIN = 64,
+    EVEN_MAX = 128,
+    EVEN_IN_FLIGHT_MAX = 5000,
 };
 
 struct ring {
@@ -184,9 +194,11 @@ static unsigned unsubmitted(const struct ring *r)
     return sq->sqe_tail - __atomic_load_n(sq->khead, __ATOMIC_ACQUIRE);
 }
 
-/* One io_uring_enter(2): submits everything, waits for one completion if asked to. */
-static int enter(struct ring *r, bool sleep, int64_t until_ns)
+/* One io_uring_enter(2): submits everything, and sleeps until so many completions are there or
+ * until_ns has come; 0: does not sleep. */
+static int enter(struct ring *r, unsigned completions, int64_t until_ns)
 {
+    bool sleep = completions > 0;
     unsigned to_submit = unsubmitted(r);
     tail_publish(r);
 
@@ -220,7 +232,7 @@ static int enter(struct ring *r, bool sleep, int64_t until_ns)
     r->stats.enters++;
     if (sleep)
         signals_deliver();
-    int rc = io_uring_enter2((unsigned)r->uring.enter_ring_fd, to_submit, sleep, flags, extra,
+    int rc = io_uring_enter2((unsigned)r->uring.enter_ring_fd, to_submit, completions, flags, extra,
                              extra_bytes);
     if (rc == -EINTR)
         signals_deliver();
@@ -235,7 +247,7 @@ COLD static void flush(struct ring *r)
 {
     r->stats.full++;
     for (unsigned tries = 0; unsubmitted(r); tries++) {
-        int rc = enter(r, false, 0);
+        int rc = enter(r, 0, 0);
         reap(r);
         if (r->sqpoll) {
             if (unsubmitted(r))
@@ -250,7 +262,7 @@ COLD static void flush(struct ring *r)
                    STARVED_TRIES_MAX / 1000, (unsigned long long)r->stats.in_flight);
         unsigned tail = r->uring.sq.sqe_tail;
         r->uring.sq.sqe_tail = *r->uring.sq.khead; /* submit nothing: only wait */
-        enter(r, true, clock_now() + 1000000);
+        enter(r, 1, clock_now() + 1000000);
         r->uring.sq.sqe_tail = tail;
         reap(r);
     }
@@ -368,6 +380,15 @@ static bool publish(struct ring *r)
     return polling_sleeps(r);
 }
 
+/* Takes as many again of the operations that had to wait, when the enter before has taken many and
+ * left some. It asks for no more completions than are there, so it does not sleep. */
+static void take_left_over(struct ring *r)
+{
+    unsigned there = io_uring_cq_ready(&r->uring);
+    if (there >= EVEN_MIN && r->stats.in_flight <= EVEN_IN_FLIGHT_MAX)
+        enter(r, there < EVEN_MAX ? there : EVEN_MAX, 0);
+}
+
 static void ring_wait(struct engine *engine, int64_t until_ns, struct op_list *done)
 {
     struct ring *r = ring_of(engine);
@@ -381,6 +402,8 @@ static void ring_wait(struct engine *engine, int64_t until_ns, struct op_list *d
     bool sleep = !r->done.first && until_ns > 0;
     if (work || sleep) {
         int rc = enter(r, sleep, until_ns);
+        if (kernel_flags(r) & IORING_SQ_TASKRUN)
+            take_left_over(r);
         reap(r);
         /* No memory for requests and nothing came: let some come before the next try. */
         if ((rc == -EAGAIN || rc == -EBUSY) && !r->done.first)
