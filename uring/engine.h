@@ -170,8 +170,8 @@ struct engine_type {
     /*
      * Hands what was submitted to the kernel, sleeps until a completion is there or until_ns
      * (absolute; in the past: does not sleep; INT64_MAX: without limit) has come, and appends the
-     * completed operations to `done`. Returns early on a signal. One system call, none if there is
-     * nothing to do.
+     * completed operations to `done`. Returns early on a signal. A system call or two, none if
+     * there is nothing to do.
      */
     void (*wait)(struct engine *engine, int64_t until_ns, struct op_list *done);
     /* Ends the sleep in `wait`, or that of the next one, perhaps with no completion. For any

@@ -6,7 +6,7 @@
  * memory (TASKRUN_FLAG) that it would have some to post.
  *
  *      submit: fills an entry of the submission queue              no system call
- *      wait:   one io_uring_enter: submits all, waits, posts       one, or none
+ *      wait:   one io_uring_enter: submits all, waits, posts       one, or none (or two: fairness)
  *              then takes the completions                          no system call
  *
  * The entry's user_data is the operation's address; 0 marks a cancel, whose own completion tells
@@ -21,9 +21,10 @@
  * millisecond: the operations in flight are what gives memory back.
  *
  * Fairness. An enter takes all operations that can be done at once, and of those that had to wait
- * for their socket and now need not some twenty (Linux 6.13). Under load the former bring the next
- * of their kind, and the latter are overtaken time and again: so when an enter has left some, and
- * brought many, another one takes as many of them.
+ * for their socket and now need not some twenty or forty (since Linux 6.13). Under load the former
+ * bring the next of their kind, and the latter are overtaken time and again: so when an enter has
+ * brought many, and there are more of the latter, another one takes as many of these, up to a
+ * limit.
  *
  * Waking. Another thread posts an empty completion (user_data 0, as a cancel's) into the ring by a
  * message that needs no ring of its own, where the kernel has that. Elsewhere it writes to an
@@ -80,7 +81,8 @@ enum {
     RESTART_FIRST = 512,
     STARVED_TRIES_MAX = 5000, /* milliseconds without memory before it is said aloud */
     /* A second enter takes what the first has left: when there are so many completions, up to so
-     * many more, and only if no more operations are in flight than the caches hold. */
+     * many more, and only while no more operations are in flight, idle ones included: measured, see
+     * docs/DECISIONS.md. */
     EVEN_MIN = 64,
     EVEN_MAX = 128,
     EVEN_IN_FLIGHT_MAX = 5000,
@@ -380,13 +382,17 @@ static bool publish(struct ring *r)
     return polling_sleeps(r);
 }
 
-/* Takes as many again of the operations that had to wait, when the enter before has taken many and
- * left some. It asks for no more completions than are there, so it does not sleep. */
+/* Takes as many again of the operations that had to wait, when the enter before has brought many
+ * and there are more of those. It asks for no more completions than are there, so it does not
+ * sleep, and for no more than the queue has room for. */
 static void take_left_over(struct ring *r)
 {
     unsigned there = io_uring_cq_ready(&r->uring);
-    if (there >= EVEN_MIN && r->stats.in_flight <= EVEN_IN_FLIGHT_MAX)
-        enter(r, there < EVEN_MAX ? there : EVEN_MAX, 0);
+    unsigned room = r->uring.cq.ring_entries - there;
+    unsigned more = there < EVEN_MAX ? there : EVEN_MAX;
+    if (there < EVEN_MIN || room < more || r->stats.in_flight > EVEN_IN_FLIGHT_MAX)
+        return;
+    enter(r, more, 0);
 }
 
 static void ring_wait(struct engine *engine, int64_t until_ns, struct op_list *done)

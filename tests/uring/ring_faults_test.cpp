@@ -265,3 +265,82 @@ TEST_CASE("faults: an error that nothing mends ends the process and says which")
         CHECK(lines_of(end.said) == 1);
     }
 }
+
+/* ---- The second enter, for what had to wait ---- */
+
+namespace
+{
+
+struct Burst {
+    size_t taken;           /* by the first wait */
+    std::vector<Call> made; /* by it */
+};
+
+/* A wait with so many writes that are done at once, and so many receives that had to wait and have
+ * something now; then the others. */
+Burst burst(Ring &ring, int waiting, int at_once)
+{
+    std::deque<Fds> pairs;
+    std::deque<Receive> receives;
+    for (int i = 0; i < waiting; i++) {
+        pairs.push_back(make_socketpair());
+        receives.emplace_back(pairs.back()[0]);
+        ring.submit(receives.back().op);
+    }
+    CHECK(ring.look().empty());
+    for (const Fds &pair : pairs)
+        REQUIRE(send(pair[1], "x", 1, 0) == 1);
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    std::deque<Op> writes;
+    for (int i = 0; i < at_once; i++) {
+        writes.emplace_back(OP_WRITE, null, "x", 1, HERE);
+        ring.submit(writes.back());
+    }
+    play({});
+    Burst burst = {ring.look().size(), calls};
+    size_t left = static_cast<size_t>(waiting + at_once) - burst.taken;
+    for (int64_t until_ns = clock_now() + HANG_NS; left && clock_now() < until_ns;)
+        left -= ring.take(until_ns).size();
+    REQUIRE(left == 0);
+    close(null);
+    return burst;
+}
+
+} // namespace
+
+TEST_CASE("second enter: it asks for no more than is there, and for no more than its limit")
+{
+    Ring ring(1024);
+    for (int at_once : {80, 100}) {
+        Burst first = burst(ring, 300, at_once);
+        REQUIRE(!first.made.empty());
+        CHECK(first.made[0].min_complete == 0);
+        CHECK(first.made.size() <= 2);
+        if (first.made.size() < 2)
+            continue; /* a kernel that takes everything at once, or no flag that tells */
+        CHECK(first.made[1].to_submit == 0);
+        CHECK(first.made[1].min_complete >= static_cast<unsigned>(at_once));
+        CHECK(first.made[1].min_complete <= 128);
+        CHECK(2 * first.made[1].min_complete <= first.taken);
+    }
+}
+
+TEST_CASE("second enter: none where the completion queue has no room for what it brings")
+{
+    Ring ring(32);
+    CHECK(burst(ring, 100, 32).made.size() == 1);
+}
+
+TEST_CASE("second enter: none with thousands in flight")
+{
+    Fds pipe = make_pipe();
+    std::deque<Op> polls;
+    Ring ring(8192);
+    for (int i = 0; i < 5000; i++) {
+        polls.emplace_back(OP_POLL, pipe[0], nullptr, 0, 0, POLLIN);
+        ring.submit(polls.back());
+    }
+    CHECK(burst(ring, 100, 80).made.size() == 1);
+    REQUIRE(write(pipe[1], "x", 1) == 1);
+    REQUIRE(ring.finish());
+}
