@@ -198,44 +198,6 @@ TEST_CASE("ring: readiness is seen without a system call")
     CHECK(receive.got() == "x");
 }
 
-TEST_CASE("ring: what had to wait comes as fast as what is done at once")
-{
-    enum { WAITING = 100, AT_ONCE = 80 };
-    Ring ring(256);
-    std::deque<Fds> pairs;
-    std::deque<Receive> waiting;
-    for (int i = 0; i < WAITING; i++) {
-        pairs.push_back(make_socketpair());
-        waiting.emplace_back(pairs.back()[0]);
-        ring.submit(waiting.back().op);
-    }
-    CHECK(ring.look().empty());
-    for (const Fds &pair : pairs)
-        REQUIRE(send(pair[1], "x", 1, 0) == 1);
-
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    std::deque<Op> at_once;
-    for (int i = 0; i < AT_ONCE; i++) {
-        at_once.emplace_back(OP_WRITE, null, "x", 1, HERE);
-        ring.submit(at_once.back());
-    }
-    uint64_t before = ring.stats().enters;
-    int done = 0, came = 0;
-    for (const Op *op : ring.look()) {
-        CHECK(op->res == 1);
-        op->op.code == OP_WRITE ? done++ : came++;
-    }
-    CHECK(ring.stats().enters - before <= 2);
-    CHECK(done == AT_ONCE);
-    /* Without the flag in shared memory nobody knows that something was left. */
-    if (ring.caps().taskrun_flag || !ring.caps().defer_taskrun)
-        CHECK(came >= AT_ONCE);
-    REQUIRE(ring.finish());
-    for (const Receive &receive : waiting)
-        CHECK(receive.got() == "x");
-    close(null);
-}
-
 TEST_CASE("ring: the counters add up")
 {
     Ring ring;
